@@ -1,0 +1,225 @@
+"""The algorithm: asynchronous sampling, throttled learning from prioritised sequences, exact checkpoints."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.dqn.dqn import DQN
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    REPLAY_BUFFER_ADD_DATA_TIMER,
+    REPLAY_BUFFER_SAMPLE_TIMER,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+
+from agents.r2d2.config import R2D2Config
+from agents.r2d2.connectors import PREVIOUS_ACTION, PREVIOUS_REWARD
+from agents.r2d2.episodes import FinishedEpisode, Fragment
+from agents.r2d2.learner import PRIORITIES, SLOTS, TRAIN_LENGTHS, WEIGHTS
+from agents.r2d2.module import BURN_IN_LENGTHS
+from agents.r2d2.replay import PrioritizedSequenceReplayBuffer, SequenceBatch
+
+COMPONENT_R2D2 = "r2d2"
+"""Key of R2D2's own part of an algorithm's state."""
+NUM_UPDATES_LIFETIME = "num_updates_lifetime"
+"""Result: learner updates so far."""
+NUM_ENV_STEPS_LIFETIME = "num_env_steps_lifetime"
+"""Result: environment steps that have reached the replay buffer so far."""
+REPLAY_SEQUENCES = "replay_sequences"
+"""Result: sequences that can be drawn from the replay buffer."""
+
+SAMPLE_WAIT_S = 0.05
+"""How long to wait for runners in one round; short, because a round waits for all of them."""
+
+
+def to_learner_batch(batch: SequenceBatch) -> MultiAgentBatch:
+    """A batch of sequences as RLlib's learners take it."""
+    columns = {
+        Columns.OBS: {
+            **batch.observations,
+            PREVIOUS_ACTION: batch.previous_actions,
+            PREVIOUS_REWARD: batch.previous_rewards,
+        },
+        Columns.ACTIONS: batch.actions,
+        Columns.REWARDS: batch.rewards,
+        Columns.TERMINATEDS: batch.terminated,
+        Columns.STATE_IN: batch.states,
+        BURN_IN_LENGTHS: batch.burn_in_lengths,
+        TRAIN_LENGTHS: batch.train_lengths,
+        WEIGHTS: batch.weights,
+        SLOTS: batch.slots,
+    }
+    return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=int(batch.train_lengths.sum()))
+
+
+class R2D2(DQN):
+    """Recurrent Experience Replay in Distributed Reinforcement Learning (Kapturowski et al. 2019)."""
+
+    local_replay_buffer: PrioritizedSequenceReplayBuffer
+    config: R2D2Config
+
+    @classmethod
+    @override(DQN)
+    def get_default_config(cls) -> R2D2Config:
+        """R2D2's default settings."""
+        return R2D2Config()
+
+    @override(DQN)
+    def setup(self, config: R2D2Config) -> None:
+        """Build runners, learner and replay buffer."""
+        self._env_steps = 0
+        self._updates = 0
+        self._updates_due = 0.0
+        self._last_probe = time.monotonic()
+        super().setup(config)
+
+    @override(Algorithm)
+    def _setup_logdir(self) -> None:
+        # RLlib would make a directory in the user's home for every algorithm.
+        self._temporary_directory: str | None = None
+        if self._storage:
+            super()._setup_logdir()
+        elif self.config.run_directory is not None:
+            Path(self.config.run_directory).mkdir(parents=True, exist_ok=True)
+            self._logdir = self.config.run_directory
+        else:
+            self._temporary_directory = self._logdir = tempfile.mkdtemp(prefix="r2d2-")
+
+    @override(Algorithm)
+    def cleanup(self) -> None:
+        """Stop runners and learners, and remove the temporary directory."""
+        super().cleanup()
+        if self._temporary_directory is not None:
+            shutil.rmtree(self._temporary_directory, ignore_errors=True)
+
+    @override(Algorithm)
+    def _create_local_replay_buffer_if_necessary(self, config: R2D2Config) -> PrioritizedSequenceReplayBuffer:
+        return PrioritizedSequenceReplayBuffer(
+            config.replay_capacity,
+            burn_in=config.burn_in_len,
+            train_length=config.train_len,
+            stride=config.replay_stride,
+            priority_exponent=config.priority_exponent,
+            importance_exponent=config.importance_exponent,
+            seed=config.seed,
+        )
+
+    @override(DQN)
+    def training_step(self) -> None:
+        """Take in what the runners have sampled, and learn as much as that entitles to.
+
+        Runners sample on while the learner works, but each has a single request open: if learning is the slower part,
+        they wait. If sampling is, the learner does. So the ratio of updates to steps holds on any machine.
+        """
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            samples = self._collect_samples()
+        with self.metrics.log_time((TIMERS, REPLAY_BUFFER_ADD_DATA_TIMER)):
+            for fragments, _ in samples:
+                self.local_replay_buffer.add(fragments)
+        steps = sum(len(fragment.actions) for fragments, _ in samples for fragment in fragments)
+        self._env_steps += steps
+        self.metrics.aggregate([results for _, results in samples], key=ENV_RUNNER_RESULTS)
+
+        warm = self._env_steps >= self.config.num_steps_sampled_before_learning_starts
+        if warm and self.local_replay_buffer.num_sequences > 0:
+            self._updates_due += steps * self.config.updates_per_step
+            if self._updates_due >= 1.0:
+                self._learn()
+        self.metrics.log_dict(
+            {
+                NUM_ENV_STEPS_LIFETIME: self._env_steps,
+                NUM_UPDATES_LIFETIME: self._updates,
+                REPLAY_SEQUENCES: self.local_replay_buffer.num_sequences,
+            },
+            window=1,
+        )
+
+    def _collect_samples(self) -> list[tuple[list[Fragment], Any]]:
+        if self.config.num_env_runners == 0:
+            return [self.env_runner.sample_fragments()]
+        samples: list[tuple[list[Fragment], Any]] = self.env_runner_group.foreach_env_runner_async_fetch_ready(
+            func="sample_fragments", tag="sample_fragments", timeout_seconds=SAMPLE_WAIT_S
+        )
+        return samples
+
+    def _learn(self) -> None:
+        while self._updates_due >= 1.0:
+            self._updates_due -= 1.0
+            self._update()
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+
+    def _update(self) -> None:
+        with self.metrics.log_time((TIMERS, REPLAY_BUFFER_SAMPLE_TIMER)):
+            batch = to_learner_batch(self.local_replay_buffer.sample(self.config.total_train_batch_size))
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            results = self.learner_group.update(
+                batch=batch, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps}
+            )
+        self._updates += 1
+        for result in results:  # of each learner: its part of the batch
+            # They are large and of no use in a report.
+            slots = np.concatenate(result[DEFAULT_MODULE_ID].pop(SLOTS).peek())
+            priorities = np.concatenate(result[DEFAULT_MODULE_ID].pop(PRIORITIES).peek())
+            self.local_replay_buffer.update_priorities(slots, priorities)
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+    def finished_episodes(self) -> list[FinishedEpisode]:
+        """Records of the episodes completed since the last call."""
+        return self.local_replay_buffer.drain_finished_episodes()
+
+    @override(Algorithm)
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """Try to bring dead runners back, but rarely while others live: every attempt may block for a long time."""
+        now = time.monotonic()
+        alive = env_runner_group.num_healthy_remote_workers() > 0
+        if alive and now - self._last_probe < self.config.runner_probe_interval_s:
+            return []
+        self._last_probe = now
+        restored: list[int] = super().restore_env_runners(env_runner_group)
+        return restored
+
+    @override(Algorithm)
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """RLlib's state, and the replay contents and counters, which RLlib leaves out."""
+        state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
+        if self._check_component(COMPONENT_R2D2, components, not_components):
+            state[COMPONENT_R2D2] = {
+                "replay": self.local_replay_buffer.get_state(),
+                "env_steps": self._env_steps,
+                "updates": self._updates,
+                "updates_due": self._updates_due,
+            }
+        return state
+
+    @override(Algorithm)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`get_state`. Environments start new episodes; growing ones stay as they are."""
+        super().set_state(state)
+        if COMPONENT_R2D2 in state:
+            own = state[COMPONENT_R2D2]
+            self.local_replay_buffer.set_state(own["replay"])
+            self._env_steps = own["env_steps"]
+            self._updates = own["updates"]
+            self._updates_due = own["updates_due"]

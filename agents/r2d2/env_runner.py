@@ -1,0 +1,44 @@
+"""The runner: RLlib's own, with an exploration rate per environment."""
+
+from typing import Any
+
+import torch
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.utils.annotations import override
+
+from agents.r2d2.episodes import Fragment, fragment_from_rllib
+from agents.r2d2.exploration import actor_epsilons
+
+
+class R2D2EnvRunner(SingleAgentEnvRunner):
+    """Samples with its own rungs of the exploration ladder; one actor is one environment of one runner."""
+
+    @override(SingleAgentEnvRunner)
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        if kwargs.get("worker_index"):
+            # A remote process owns its CPUs only; torch would take all of the machine's.
+            torch.set_num_threads(max(1, int(config.num_cpus_per_env_runner)))
+        super().__init__(config=config, **kwargs)
+
+    @override(SingleAgentEnvRunner)
+    def make_module(self) -> None:
+        """Build the module and set its exploration rates."""
+        super().make_module()
+        # They follow from the index alone, so that a restarted runner takes its own rungs up again.
+        self.module.actor_epsilon = torch.tensor(
+            actor_epsilons(
+                self.worker_index,
+                self.config.num_env_runners,
+                self.config.num_envs_per_env_runner,
+                base=self.config.exploration_base,
+                exponent=self.config.exploration_exponent,
+            )
+        )
+
+    def sample_fragments(self) -> tuple[list[Fragment], Any]:
+        """Sample once; the fragments as plain arrays, and the metrics, in a single remote call.
+
+        The fragments travel by value: a reference to them would be lost with the runner.
+        """
+        fragments = [fragment_from_rllib(episode) for episode in self.sample()]
+        return fragments, self.get_metrics()

@@ -1,0 +1,189 @@
+"""Episodes as plain arrays: fragments from a runner, their assembly, and the record kept of a finished episode."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+Arrays = dict[str, NDArray[Any]]
+
+SINGLE_OBSERVATION = "observation"
+"""Key under which an observation that is no ``Dict`` is filed."""
+
+
+def as_mapping(observation: Any) -> Mapping[str, Any]:
+    """Observations are handled as mappings throughout; a bare array becomes the only entry of one."""
+    return observation if isinstance(observation, Mapping) else {SINGLE_OBSERVATION: observation}
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Consecutive steps of one episode, as sampled in one go.
+
+    Attributes:
+        episode_id: the same for all fragments of an episode.
+        start: number of steps of the episode before this fragment.
+        observations: each ``[T + 1, ...]``: before every step, and after the last.
+        actions: ``[T]``.
+        rewards: ``[T]``, as the environment gave them.
+        states: recurrent state after every step, each ``[T, H]``.
+        terminated: the last step led to a terminal state.
+        truncated: the episode was stopped after the last step for another reason.
+        episode_seed: the seed the environment reported at reset, if it did.
+    """
+
+    episode_id: str
+    start: int
+    observations: Arrays
+    actions: NDArray[np.int64]
+    rewards: NDArray[np.float64]
+    states: Arrays
+    terminated: bool
+    truncated: bool
+    episode_seed: int | None
+
+
+def fragment_from_rllib(episode: SingleAgentEpisode) -> Fragment:
+    """Take the arrays out of an RLlib episode (which has been converted to numpy, as runners do)."""
+    seed = episode.get_infos(0).get("episode_seed") if episode.t_started == 0 else None
+    return Fragment(
+        episode_id=episode.id_,
+        start=episode.t_started,
+        observations={key: np.asarray(value) for key, value in as_mapping(episode.get_observations()).items()},
+        actions=np.asarray(episode.get_actions(), dtype=np.int64),
+        rewards=np.asarray(episode.get_rewards(), dtype=np.float64),
+        states={key: np.asarray(value) for key, value in episode.get_extra_model_outputs(Columns.STATE_OUT).items()},
+        terminated=bool(episode.is_terminated),
+        truncated=bool(episode.is_truncated),
+        episode_seed=None if seed is None else int(seed),
+    )
+
+
+@dataclass(frozen=True)
+class FinishedEpisode:
+    """What is kept of a completed episode: enough to replay it and to save the mask it reached.
+
+    Attributes:
+        actions: ``[T]``.
+        rewards: ``[T]``, as the environment gave them.
+        episode_seed: the seed the environment reported at reset, if it did.
+        terminated: ended in a terminal state.
+        truncated: stopped for another reason.
+        mask: the last observation's ``mask``, if the environment has one.
+        accuracy: ``accuracy`` of every observation, ``T + 1`` of them, if the environment has it.
+        reduction: ``reduction`` of every observation, likewise.
+    """
+
+    actions: list[int]
+    rewards: list[float]
+    episode_seed: int | None
+    terminated: bool
+    truncated: bool
+    mask: NDArray[np.int8] | None
+    accuracy: list[float] | None
+    reduction: list[float] | None
+
+    @property
+    def episode_return(self) -> float:
+        """Sum of the rewards."""
+        return float(sum(self.rewards))
+
+
+class StoredEpisode:
+    """An episode in the replay buffer, grown fragment by fragment.
+
+    Args:
+        fragment: its first fragment.
+    """
+
+    def __init__(self, fragment: Fragment) -> None:
+        self.episode_id = fragment.episode_id
+        self.episode_seed = fragment.episode_seed
+        self.observations = fragment.observations
+        self.actions = fragment.actions
+        self.rewards = fragment.rewards
+        self.states = fragment.states
+        self.terminated = fragment.terminated
+        self.truncated = fragment.truncated
+        self.next_start = 0
+        self.slots: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @property
+    def done(self) -> bool:
+        """Whether no more fragments will follow."""
+        return self.terminated or self.truncated
+
+    def append(self, fragment: Fragment) -> None:
+        """Add the fragment that follows."""
+        # The first observation of a fragment is the last one of its predecessor.
+        self.observations = {
+            key: np.concatenate([value, fragment.observations[key][1:]]) for key, value in self.observations.items()
+        }
+        self.actions = np.concatenate([self.actions, fragment.actions])
+        self.rewards = np.concatenate([self.rewards, fragment.rewards])
+        self.states = {key: np.concatenate([value, fragment.states[key]]) for key, value in self.states.items()}
+        self.terminated, self.truncated = fragment.terminated, fragment.truncated
+
+    def claim_starts(self, train_length: int, stride: int) -> list[int]:
+        """First trained steps of the sequences that have become complete since the last call.
+
+        A sequence is complete when all its steps exist, or the episode has ended. One more starts every ``stride``
+        steps until a sequence reaches the end; a short episode is thus one sequence, from its reset on.
+        """
+        starts = []
+        while self._is_complete(self.next_start, train_length, stride):
+            starts.append(self.next_start)
+            self.next_start += stride
+        return starts
+
+    def _is_complete(self, start: int, train_length: int, stride: int) -> bool:
+        if not self.done:
+            return start + train_length <= len(self)
+        reached_end = start > 0 and start - stride + train_length >= len(self)
+        return not reached_end
+
+    def finish(self) -> FinishedEpisode:
+        """The record of this episode."""
+        mask = self.observations.get("mask")
+        return FinishedEpisode(
+            actions=self.actions.tolist(),
+            rewards=self.rewards.tolist(),
+            episode_seed=self.episode_seed,
+            terminated=self.terminated,
+            truncated=self.truncated,
+            mask=None if mask is None else mask[-1].astype(np.int8),
+            accuracy=self._scalars("accuracy"),
+            reduction=self._scalars("reduction"),
+        )
+
+    def _scalars(self, key: str) -> list[float] | None:
+        values = self.observations.get(key)
+        return None if values is None else values.reshape(len(values), -1)[:, 0].tolist()
+
+    def get_state(self) -> dict[str, Any]:
+        """All fields, as arrays and plain values."""
+        return {**vars(self), "slots": list(self.slots)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "StoredEpisode":
+        """Rebuild an episode from :meth:`get_state`."""
+        episode = cls.__new__(cls)
+        vars(episode).update(state, slots=list(state["slots"]))
+        return episode
+
+
+def finished_to_state(episode: FinishedEpisode) -> dict[str, Any]:
+    """A finished episode as plain values."""
+    return asdict(episode)
+
+
+def finished_from_state(state: Mapping[str, Any]) -> FinishedEpisode:
+    """Rebuild a finished episode from :func:`finished_to_state`."""
+    return FinishedEpisode(**state)

@@ -1,0 +1,187 @@
+"""Encoders and heads of the controller's network: one that scores actions by what they are, one that is flat.
+
+Both kinds offer the same three steps, so that the recurrent core between them does not know which one it serves:
+``encode`` (observations to LSTM inputs), ``forward`` (LSTM outputs to Q-values) and ``encoded_size``.
+Axes: B sequences, T steps, A actions, U units, G layers, E embedding, F static features of an action.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recognizers.errors import ConfigurationError
+
+ACTION_MASK = "action_mask"
+
+
+def dueling(value: Tensor, advantage: Tensor, action_mask: Tensor) -> Tensor:
+    """``Q = V + A - mean(A)``, the mean over the valid actions only (Wang et al. 2016, equation 9).
+
+    Args:
+        value: ``[..., 1]``.
+        advantage: ``[..., A]``.
+        action_mask: ``[..., A]``, nonzero where valid.
+    """
+    mask = action_mask.bool()
+    count = mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    mean = torch.where(mask, advantage, torch.zeros_like(advantage)).sum(dim=-1, keepdim=True) / count
+    return value + advantage - mean
+
+
+class FlatHead(nn.Module):
+    """Encodes any flattened observation; a linear dueling head with one row of weights per action.
+
+    Args:
+        observation_shapes: shapes of the observation's entries; the action mask is no input.
+        num_actions: A.
+        encoder_size: width of the encoder.
+        embedding_size: width of the previous action's embedding.
+        lstm_size: width of the recurrent state.
+    """
+
+    def __init__(
+        self,
+        observation_shapes: Mapping[str, Sequence[int]],
+        num_actions: int,
+        *,
+        encoder_size: int,
+        embedding_size: int,
+        lstm_size: int,
+    ) -> None:
+        super().__init__()
+        self._keys = sorted(key for key in observation_shapes if key != ACTION_MASK)
+        width = sum(int(torch.Size(observation_shapes[key]).numel()) for key in self._keys)
+        self.encoded_size = encoder_size
+        self.previous_action = nn.Embedding(num_actions + 1, embedding_size, padding_idx=0)
+        self.encoder = nn.Sequential(nn.Linear(width + embedding_size + 1, encoder_size), nn.ReLU())
+        self.value = nn.Linear(lstm_size, 1)
+        self.advantage = nn.Linear(lstm_size, num_actions)
+
+    def encode(self, observation: Mapping[str, Tensor], previous_action: Tensor, previous_reward: Tensor) -> Tensor:
+        """LSTM inputs ``[B, T, encoded_size]``; ``previous_action`` is 0 for none, else the action plus one."""
+        flat = [observation[key].flatten(start_dim=2).float() for key in self._keys]  # [B, T, ...] each
+        inputs = [*flat, self.previous_action(previous_action), previous_reward.unsqueeze(-1)]
+        return self.encoder(torch.cat(inputs, dim=-1))
+
+    def forward(self, hidden: Tensor, observation: Mapping[str, Tensor], action_mask: Tensor) -> Tensor:
+        """Q-values ``[B, T, A]`` from LSTM outputs ``[B, T, H]``."""
+        del observation  # everything is in the recurrent state
+        return dueling(self.value(hidden), self.advantage(hidden), action_mask)
+
+
+class UnitHead(nn.Module):
+    """Scores every action from a description of it: ``q(s, a) = V(h) + A(h, e_a)``.
+
+    The description of an action is the outer product of two parts, ``e_a = d_a(s) (x) z_a``:
+
+    * ``z_a [E]``, static: an MLP over the action's features plus an embedding of its layer, plus (optionally) a small
+      learned embedding of the action itself, which tells apart units whose features are alike;
+    * ``d_a(s) [3]``, dynamic: 1, the kept share of the action's own units, the kept share of its layer.
+
+    ``A(h, e_a) = <P h, e_a>`` is thus a sum of three scaled matrix products ``[B T, E] x [E, A]``, and nothing of the
+    size ``[B, T, A, E]`` is ever formed: thousands of units cost megabytes.
+
+    Args:
+        action_table: ``layer_of_action`` [A], ``action_of_unit`` [U] and ``features`` [A, F], as lists.
+        num_actions: A, for checking.
+        encoder_size: width of the encoder.
+        embedding_size: E.
+        lstm_size: width of the recurrent state.
+        action_embedding: learn an embedding per action; off for a controller to be carried to another network.
+
+    Raises:
+        ConfigurationError: the action table contradicts itself or the number of actions.
+    """
+
+    layer_of_action: Tensor
+    layer_of_unit: Tensor
+    action_of_unit: Tensor
+    features: Tensor
+    units_per_action: Tensor
+    units_per_layer: Tensor
+
+    def __init__(
+        self,
+        action_table: Mapping[str, Any],
+        num_actions: int,
+        *,
+        encoder_size: int,
+        embedding_size: int,
+        lstm_size: int,
+        action_embedding: bool,
+    ) -> None:
+        super().__init__()
+        layer_of_action = torch.as_tensor(action_table["layer_of_action"], dtype=torch.long)  # [A]
+        action_of_unit = torch.as_tensor(action_table["action_of_unit"], dtype=torch.long)  # [U]
+        features = torch.as_tensor(action_table["features"], dtype=torch.float32)  # [A, F]
+        if len(layer_of_action) != num_actions or features.shape[:1] != (num_actions,):
+            raise ConfigurationError(
+                f"the action table describes {len(layer_of_action)} actions (features of {len(features)}), "
+                f"but the action space has {num_actions}"
+            )
+        if len(action_of_unit) and not 0 <= int(action_of_unit.min()) <= int(action_of_unit.max()) < num_actions:
+            raise ConfigurationError("the action table assigns a unit to an action that does not exist")
+        layers = int(layer_of_action.max()) + 1
+        layer_of_unit = layer_of_action[action_of_unit]  # [U]
+        # They follow from the task, not from training, but a module must be complete without its environment.
+        self.register_buffer("layer_of_action", layer_of_action)
+        self.register_buffer("layer_of_unit", layer_of_unit)
+        self.register_buffer("action_of_unit", action_of_unit)
+        self.register_buffer("features", features)
+        self.register_buffer("units_per_action", torch.bincount(action_of_unit, minlength=num_actions).float())
+        self.register_buffer("units_per_layer", torch.bincount(layer_of_unit, minlength=layers).float())
+
+        self.encoded_size = encoder_size
+        self.describe = nn.Sequential(
+            nn.Linear(features.shape[1], embedding_size), nn.ReLU(), nn.Linear(embedding_size, embedding_size)
+        )
+        self.layer_embedding = nn.Embedding(layers, embedding_size)
+        self.action_embedding = nn.Embedding(num_actions, embedding_size) if action_embedding else None
+        # Input: accuracy, reduction, kept share of each layer, previous action, previous reward.
+        self.encoder = nn.Sequential(nn.Linear(2 + layers + embedding_size + 1, encoder_size), nn.ReLU())
+        self.value = nn.Linear(lstm_size, 1)
+        self.project = nn.Linear(lstm_size, 3 * embedding_size)
+        self._scale = embedding_size**-0.5
+
+    def static_embedding(self) -> Tensor:
+        """``z_a`` of all actions, ``[A, E]``."""
+        static: Tensor = self.describe(self.features) + self.layer_embedding(self.layer_of_action)
+        return static if self.action_embedding is None else static + self.action_embedding.weight
+
+    def kept_shares(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Shares of units kept, per action ``[B, T, A]`` and per layer ``[B, T, G]``, from the mask ``[B, T, U]``."""
+        kept = mask.float()
+
+        def share(group_of_unit: Tensor, sizes: Tensor) -> Tensor:
+            sums = kept.new_zeros(*kept.shape[:2], len(sizes)).index_add_(2, group_of_unit, kept)
+            return sums / sizes.clamp(min=1.0)
+
+        return share(self.action_of_unit, self.units_per_action), share(self.layer_of_unit, self.units_per_layer)
+
+    def encode(self, observation: Mapping[str, Tensor], previous_action: Tensor, previous_reward: Tensor) -> Tensor:
+        """LSTM inputs ``[B, T, encoded_size]``; ``previous_action`` is 0 for none, else the action plus one."""
+        static = self.static_embedding()
+        embeddings = torch.cat([torch.zeros_like(static[:1]), static])  # [1 + A, E]
+        layer_share = self.kept_shares(observation["mask"])[1]
+        inputs = [
+            observation["accuracy"].float(),
+            observation["reduction"].float(),
+            layer_share,
+            nn.functional.embedding(previous_action, embeddings),
+            previous_reward.unsqueeze(-1),
+        ]
+        return self.encoder(torch.cat(inputs, dim=-1))
+
+    def forward(self, hidden: Tensor, observation: Mapping[str, Tensor], action_mask: Tensor) -> Tensor:
+        """Q-values ``[B, T, A]`` from LSTM outputs ``[B, T, H]``."""
+        static = self.static_embedding() * self._scale  # [A, E]
+        constant, own, layer = self.project(hidden).chunk(3, dim=-1)  # [B, T, E] each
+        action_share, layer_share = self.kept_shares(observation["mask"])
+        advantage = (
+            constant @ static.T
+            + action_share * (own @ static.T)
+            + layer_share[..., self.layer_of_action] * (layer @ static.T)
+        )  # [B, T, A]
+        return dueling(self.value(hidden), advantage, action_mask)

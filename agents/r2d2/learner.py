@@ -1,0 +1,106 @@
+"""The learner: R2D2's loss on one batch of sequences, and the priorities that follow from it."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ray.rllib.algorithms.dqn.dqn_learner import (
+    QF_LOSS_KEY,
+    QF_MAX_KEY,
+    QF_MEAN_KEY,
+    QF_PREDS,
+    QF_TARGET_NEXT_PREDS,
+    TD_ERROR_MEAN_KEY,
+    DQNLearner,
+)
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import LAST_TARGET_UPDATE_TS
+from torch import Tensor, nn
+
+from agents.r2d2.targets import double_q_values, n_step_targets, rescale, sequence_priorities, unrescale
+
+if TYPE_CHECKING:
+    from agents.r2d2.config import R2D2Config
+
+TRAIN_LENGTHS = "train_lengths"
+"""Batch column: trained steps of each row, ``[B]``."""
+WEIGHTS = "weights"
+"""Batch column: importance weights, ``[B]``."""
+SLOTS = "slots"
+"""Batch column and result: places of the sequences in the replay buffer, ``[B]``."""
+PRIORITIES = "priorities"
+"""Result: new priorities of the sequences, ``[B]``."""
+PRIORITY_MEAN = "priority_mean"
+"""Result: mean of the new priorities."""
+
+
+class R2D2TorchLearner(DQNLearner, TorchLearner):
+    """Squared or Huber error of n-step double-Q targets over the trained steps, weighted by importance.
+
+    Target networks are copied by :class:`DQNLearner`, every ``target_network_update_freq`` environment steps. RLlib
+    clips gradients by their global norm and reports the norm.
+    """
+
+    @override(TorchLearner)
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """RLlib's state, and when the target network was last copied, which RLlib leaves out."""
+        state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
+        return {**state, LAST_TARGET_UPDATE_TS: dict(self.last_update_ts_by_mid)}
+
+    @override(TorchLearner)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`get_state`."""
+        super().set_state(state)
+        self.last_update_ts_by_mid.update(state.get(LAST_TARGET_UPDATE_TS, {}))
+
+    @override(TorchLearner)
+    def compute_loss_for_module(
+        self, *, module_id: str, config: "R2D2Config", batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> Tensor:
+        """Loss of one batch; logs the metrics and, sequence by sequence, the priorities."""
+        online, target = fwd_out[QF_PREDS], fwd_out[QF_TARGET_NEXT_PREDS]  # [B, T + 1, A]
+        mask = self.module[module_id].unwrapped().network.action_mask(batch[Columns.OBS])[:, -online.shape[1] :]
+        lengths = batch[TRAIN_LENGTHS]  # [B]
+        valid = torch.arange(online.shape[1] - 1, device=online.device) < lengths.unsqueeze(1)  # [B, T]
+
+        values = double_q_values(online.detach(), target, mask)  # [B, T + 1]
+        targets = n_step_targets(
+            batch[Columns.REWARDS] * config.reward_scale,
+            unrescale(values) if config.value_rescaling else values,
+            lengths,
+            batch[Columns.TERMINATEDS],
+            gamma=config.gamma,
+            n_step=config.n_step,
+        )  # [B, T]
+        targets = rescale(targets) if config.value_rescaling else targets
+        chosen = online[:, :-1].gather(-1, batch[Columns.ACTIONS].long().unsqueeze(-1)).squeeze(-1)  # [B, T]
+
+        error_of = nn.functional.huber_loss if config.td_error_loss_fn == "huber" else nn.functional.mse_loss
+        errors = error_of(chosen, targets, reduction="none") * batch[WEIGHTS].unsqueeze(1)  # [B, T]
+        loss = errors[valid].mean()
+
+        td_errors = (targets - chosen).detach()
+        priorities = sequence_priorities(td_errors, valid, config.priority_eta)
+        # As series, not means: with several learners their parts are put together again.
+        self.metrics.log_value((module_id, PRIORITIES), priorities, reduce="item_series")
+        self.metrics.log_value((module_id, SLOTS), batch[SLOTS], reduce="item_series")
+        self.metrics.log_dict(
+            {
+                QF_LOSS_KEY: loss.detach(),
+                QF_MEAN_KEY: chosen[valid].mean().detach(),
+                QF_MAX_KEY: chosen[valid].max().detach(),
+                TD_ERROR_MEAN_KEY: td_errors.abs()[valid].mean(),
+                PRIORITY_MEAN: priorities.mean(),
+            },
+            key=module_id,
+            window=1,
+        )
+        return loss

@@ -1,0 +1,125 @@
+"""The trained controller as a policy: a checkpoint and PyTorch, no Ray cluster."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from ray.rllib.algorithms.dqn.dqn_learner import QF_PREDS
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModule
+from torch import Tensor
+
+from agents.r2d2.connectors import PREVIOUS_ACTION, PREVIOUS_REWARD, with_previous
+from agents.r2d2.heads import ACTION_MASK
+from agents.r2d2.module import R2D2TorchRLModule
+from agents.r2d2.targets import masked_argmax
+from recognizers.errors import ConfigurationError, FileError
+
+MODULE_IN_CHECKPOINT = Path("learner_group", "learner", "rl_module", "default_policy")
+
+
+def load_module(checkpoint: str | os.PathLike[str]) -> R2D2TorchRLModule:
+    """Load the module out of an algorithm's checkpoint, or out of the module's own directory.
+
+    RLlib's checkpoints are pickles: load those of one's own runs only.
+
+    Raises:
+        FileError: the checkpoint is missing, incomplete, corrupt, or of something else.
+    """
+    directory = Path(checkpoint).absolute()
+    inner = directory / MODULE_IN_CHECKPOINT
+    directory = inner if inner.is_dir() else directory
+    if not (directory / RLModule.CLASS_AND_CTOR_ARGS_FILE_NAME).is_file():
+        raise FileError(f"{checkpoint} is no R2D2 checkpoint: it lacks {MODULE_IN_CHECKPOINT}")
+    try:
+        module = RLModule.from_checkpoint(directory)
+    except (OSError, EOFError, pickle.UnpicklingError, pa.ArrowException, KeyError, RuntimeError, ValueError) as error:
+        raise FileError(f"cannot read the checkpoint {checkpoint} (truncated or corrupt): {error}") from error
+    if not isinstance(module, R2D2TorchRLModule):
+        raise FileError(f"{checkpoint} holds a {type(module).__name__}, not an R2D2 controller")
+    return module
+
+
+class R2D2Controller:
+    """Acts greedily with a trained controller. One instance follows one episode at a time.
+
+    Args:
+        checkpoint: directory of an algorithm's checkpoint, or of its module.
+
+    Raises:
+        FileError: see :func:`load_module`.
+    """
+
+    def __init__(self, checkpoint: str | os.PathLike[str]) -> None:
+        self.module = load_module(checkpoint)
+        self.module.eval()
+        self._space: gym.spaces.Dict = self.module.observation_space
+        self._num_actions = int(self.module.action_space.n)
+        self._forget()
+
+    def _forget(self) -> None:
+        h, c = self.module.network.initial_state(1)
+        self._state: dict[str, Tensor] = {"h": h, "c": c}
+        self._previous_action = 0  # none
+
+    def reset(self, env: gym.Env[Any, Any]) -> None:
+        """Begin an episode: zero state, no previous action.
+
+        Raises:
+            ConfigurationError: the environment's observations or actions are not those of the training.
+        """
+        actions = getattr(env.action_space, "n", None)
+        if actions != self._num_actions:
+            raise ConfigurationError(
+                f"the controller was trained for {self._num_actions} actions, the environment has {env.action_space}"
+            )
+        offered = env.observation_space.spaces if isinstance(env.observation_space, gym.spaces.Dict) else None
+        if offered is not None:
+            for key in self._observed_keys() - {ACTION_MASK}:
+                shape = offered[key].shape if key in offered else None
+                if shape != self._space[key].shape:
+                    raise ConfigurationError(
+                        f"the controller was trained on observation {key!r} of shape {self._space[key].shape}, "
+                        f"the environment offers {shape or 'none'}"
+                    )
+        self._forget()
+
+    def _observed_keys(self) -> set[str]:
+        return set(self._space.spaces) - {PREVIOUS_ACTION, PREVIOUS_REWARD}
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> int:
+        """The valid action of the highest Q; carries the recurrent state on.
+
+        Args:
+            observation: of the environment; without an ``action_mask`` it is taken from ``info``.
+            info: of the environment; ``reward`` is the previous step's reward (0 if absent).
+        """
+        q, mask, self._state = self._evaluate(observation, info)
+        action = int(masked_argmax(q, mask))
+        self._previous_action = action + 1
+        return action
+
+    def q_values(self, observation: Any, info: Mapping[str, Any]) -> NDArray[np.float32]:
+        """Q-values of all actions ``[A]`` on the scale of the training, ``nan`` for invalid ones; changes nothing."""
+        q, mask, _ = self._evaluate(observation, info)
+        return torch.where(mask, q, torch.full_like(q, torch.nan)).numpy()
+
+    def _evaluate(self, observation: Any, info: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        entries = with_previous(observation, self._previous_action, float(info.get("reward", 0.0)))
+        if ACTION_MASK in self._space.spaces and ACTION_MASK in info:
+            entries[ACTION_MASK] = info[ACTION_MASK]
+        missing = set(self._space.spaces) - set(entries)
+        if missing:
+            raise ConfigurationError(f"the controller needs {sorted(missing)} of the environment")
+        inputs = {key: torch.as_tensor(np.asarray(entries[key]))[None, None] for key in self._space.spaces}
+        with torch.no_grad():
+            out = self.module.compute_q_values({Columns.OBS: inputs, Columns.STATE_IN: self._state})
+            mask = self.module.network.action_mask(inputs)[0, 0]  # [A]
+        return out[QF_PREDS][0, 0], mask, out[Columns.STATE_OUT]

@@ -1,0 +1,152 @@
+"""The controller's settings as a user writes them in YAML."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from agents.r2d2.config import R2D2Config
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkSettings(_Section):
+    """The network."""
+
+    head: Literal["unit", "flat"] = Field(
+        "unit", description="unit: score every action by a description of it; flat: one output per action"
+    )
+    lstm_size: int = Field(128, ge=1, description="width of the recurrent state (R2D2 uses 512 for Atari)")
+    encoder_size: int = Field(128, ge=1, description="width of the layer before the LSTM")
+    embedding_size: int = Field(32, ge=1, description="width of an action's embedding")
+    action_embedding: bool = Field(
+        True, description="learn an embedding per action beside its description; off for transfer (head 'unit')"
+    )
+
+
+class ReplaySettings(_Section):
+    """Prioritised replay of sequences (R2D2, section 2.3)."""
+
+    capacity: int = Field(100_000, ge=1, description="environment steps held")
+    train_length: int = Field(24, ge=1, description="trained steps of a sequence (R2D2: 80)")
+    burn_in: int = Field(8, ge=0, description="steps that warm the recurrent state up before them (R2D2: 40)")
+    stride: int = Field(12, ge=1, description="steps between the starts of sequences (R2D2: 40, half of 80)")
+    priority_exponent: float = Field(0.9, ge=0, description="alpha, no unit; 0 draws uniformly (R2D2: 0.9)")
+    importance_exponent: float = Field(0.6, ge=0, description="beta, no unit; 0 leaves the bias (R2D2: 0.6)")
+    priority_eta: float = Field(0.9, ge=0, le=1, description="weight of the largest error in a priority (R2D2: 0.9)")
+    warmup: int = Field(500, ge=0, description="environment steps before learning starts")
+
+
+class LearningSettings(_Section):
+    """Targets and updates."""
+
+    lr: float = Field(5e-4, gt=0, description="learning rate of Adam (R2D2: 1e-4 at batch 64)")
+    gamma: float = Field(0.997, gt=0, le=1, description="discount per step (R2D2: 0.997)")
+    n_step: int = Field(10, ge=1, description="rewards summed in a target; many, as episodes are long and updates few")
+    batch_size: int = Field(32, ge=1, description="sequences per update (R2D2: 64)")
+    updates_per_step: float = Field(0.125, gt=0, description="learner updates per environment step")
+    target_update_steps: int = Field(1000, ge=1, description="environment steps between copies of the target network")
+    loss: Literal["huber", "squared"] = Field("huber", description="squared: R2D2; huber: bounded gradient per error")
+    value_rescaling: bool = Field(False, description="learn rescaled values (R2D2: true); returns here are small")
+    grad_clip: float = Field(40.0, gt=0, description="largest norm of the gradient (Ape-X: 40)")
+    reward_scale: float = Field(1.0, gt=0, description="factor that brings returns to about 3-10; learning only")
+
+
+class ExplorationSettings(_Section):
+    """The ladder of exploration rates, base^(1 + exponent i / (N - 1)) over N actors (Ape-X, section 4.1)."""
+
+    base: float = Field(0.4, ge=0, le=1, description="rate of the most curious actor (Ape-X: 0.4)")
+    exponent: float = Field(2.0, ge=0, description="spread of the ladder (Ape-X: 7 for hundreds of actors)")
+    anneal_steps: int = Field(1000, ge=0, description="environment steps over which rates fall from 1 to their rungs")
+
+
+class SamplingSettings(_Section):
+    """The runners; an actor is one environment of one runner."""
+
+    num_env_runners: int = Field(2, ge=0, description="processes that sample; 0 samples in the learner's own")
+    num_envs_per_env_runner: int = Field(4, ge=1, description="environments in each")
+    cpus_per_env_runner: float = Field(1.0, gt=0, description="CPU cores each one reserves")
+    rollout_length: int = Field(20, ge=1, description="steps of each environment per sampling request, from n_step")
+
+
+class R2D2Settings(_Section):
+    """All settings of the controller's training."""
+
+    network: NetworkSettings = Field(default_factory=NetworkSettings, description="the network")
+    replay: ReplaySettings = Field(default_factory=ReplaySettings, description="the replay buffer")
+    learning: LearningSettings = Field(default_factory=LearningSettings, description="targets and updates")
+    exploration: ExplorationSettings = Field(default_factory=ExplorationSettings, description="exploration rates")
+    sampling: SamplingSettings = Field(default_factory=SamplingSettings, description="the runners")
+    total_steps: int = Field(20_000, ge=1, description="environment steps of the whole training")
+    evaluation_interval: int = Field(1000, ge=1, description="environment steps between greedy evaluations")
+    checkpoint_interval: int = Field(1000, ge=1, description="environment steps between checkpoints")
+
+    def to_config(
+        self,
+        env: str | type,
+        env_config: Mapping[str, Any] | None = None,
+        *,
+        action_table: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        directory: str | None = None,
+    ) -> R2D2Config:
+        """The RLlib configuration of these settings.
+
+        Args:
+            env: registered name or class of the environment.
+            env_config: its arguments.
+            action_table: see :func:`action_table_of`; needed by the ``unit`` head.
+            seed: seeds environments, networks, exploration and replay.
+            directory: for RLlib's own files; a temporary one if not given.
+        """
+        config = (
+            R2D2Config()
+            .environment(env, env_config=dict(env_config or {}))
+            .env_runners(
+                num_env_runners=self.sampling.num_env_runners,
+                num_envs_per_env_runner=self.sampling.num_envs_per_env_runner,
+                num_cpus_per_env_runner=self.sampling.cpus_per_env_runner,
+                rollout_fragment_length=self.sampling.rollout_length,
+            )
+            .network(
+                **self.network.model_dump(), action_table=None if action_table is None else dict(action_table)
+            )
+            .training(
+                replay_capacity=self.replay.capacity,
+                train_len=self.replay.train_length,
+                burn_in_len=self.replay.burn_in,
+                replay_stride=self.replay.stride,
+                priority_exponent=self.replay.priority_exponent,
+                importance_exponent=self.replay.importance_exponent,
+                priority_eta=self.replay.priority_eta,
+                num_steps_sampled_before_learning_starts=self.replay.warmup,
+                lr=self.learning.lr,
+                gamma=self.learning.gamma,
+                n_step=self.learning.n_step,
+                train_batch_size_per_learner=self.learning.batch_size,
+                updates_per_step=self.learning.updates_per_step,
+                target_network_update_freq=self.learning.target_update_steps,
+                td_error_loss_fn={"huber": "huber", "squared": "mse"}[self.learning.loss],
+                value_rescaling=self.learning.value_rescaling,
+                grad_clip=self.learning.grad_clip,
+                reward_scale=self.learning.reward_scale,
+            )
+            .exploration(**self.exploration.model_dump())
+            .reporting(min_sample_timesteps_per_iteration=min(self.evaluation_interval, self.checkpoint_interval))
+            .debugging(seed=seed)
+            .run(directory=directory)
+        )
+        config.validate()
+        return config
+
+
+def action_table_of(env: Any) -> dict[str, Any] | None:
+    """The description of an environment's actions as plain lists, or ``None`` if it has none."""
+    table = getattr(env.unwrapped, "action_table", None)
+    if table is None:
+        return None
+    names = ("layer_of_action", "action_of_unit", "features")
+    return {name: np.asarray(getattr(table, name)).tolist() for name in names}

@@ -1,0 +1,1 @@
+"""Configurations that zeroout ships, as package data: tasks, controllers, benchmarks."""

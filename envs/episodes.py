@@ -1,0 +1,204 @@
+"""Recorded episodes: saving, replay, and validation by replay."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from envs.errors import EpisodeError
+from envs.pruning import PruningEnv
+from recognizers.errors import FileError
+from recognizers.files import read_text, write_text
+
+
+class Episode(BaseModel):
+    """All that is needed to play an episode again and to check what it gave.
+
+    Attributes:
+        task: name of the task.
+        base_sha256: of the recognizer's base weights.
+        policy: name of the policy.
+        seed: ``reset(seed=...)`` of the episode.
+        actions: taken, in order.
+        rewards: of each action.
+        accuracies: on the reward split after each action.
+        parameter_reductions: after each action.
+        macs_reductions: after each action.
+        terminated: whether the last action ended the episode.
+        phase: where the episode comes from: a policy's own run, training (with exploration), or an evaluation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    schema_version: Literal[1] = 1
+    task: str
+    base_sha256: str
+    policy: str
+    seed: int
+    actions: tuple[int, ...]
+    rewards: tuple[float, ...]
+    accuracies: tuple[float, ...]
+    parameter_reductions: tuple[float, ...]
+    macs_reductions: tuple[float, ...]
+    terminated: bool
+    phase: Literal["run", "training", "evaluation"] = "run"
+
+    @model_validator(mode="after")
+    def _equal_lengths(self) -> "Episode":
+        lengths = {len(self.actions), len(self.rewards), len(self.accuracies), len(self.parameter_reductions)}
+        if len(lengths | {len(self.macs_reductions)}) != 1:
+            raise ValueError("actions, rewards, accuracies and reductions must have equal lengths")
+        return self
+
+    @property
+    def episode_return(self) -> float:
+        """Sum of the rewards."""
+        return float(sum(self.rewards))
+
+
+def play(
+    env: PruningEnv,
+    choose: Callable[[dict[str, np.ndarray], dict[str, Any]], int],
+    *,
+    seed: int,
+    policy: str,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+    phase: Literal["run", "training", "evaluation"] = "run",
+) -> Episode:
+    """Play one episode.
+
+    Args:
+        env: the environment, unwrapped.
+        choose: from observation and info to an action.
+        seed: of the episode.
+        policy: name for the record.
+        on_step: called with every step's info.
+        phase: for the record.
+    """
+    observation, info = env.reset(seed=seed)
+    steps: list[tuple[int, float, float, float, float]] = []
+    terminated = not info["action_mask"].any()
+    while not terminated:
+        action = choose(observation, info)
+        observation, reward, terminated, _, info = env.step(action)
+        steps.append((int(action), reward, info["accuracy"], info["parameter_reduction"], info["macs_reduction"]))
+        if on_step is not None:
+            on_step(info)
+    actions, rewards, accuracies, parameters, macs = zip(*steps, strict=True) if steps else ((),) * 5
+    return Episode(
+        task=env.task.name,
+        base_sha256=env.recognizer.base_sha256,
+        policy=policy,
+        seed=seed,
+        actions=actions,
+        rewards=rewards,
+        accuracies=accuracies,
+        parameter_reductions=parameters,
+        macs_reductions=macs,
+        terminated=terminated,
+        phase=phase,
+    )
+
+
+def replay(env: PruningEnv, episode: Episode, *, steps: int | None = None) -> Episode:
+    """Play the (first ``steps``) actions of an episode again; the environment is left in the state they lead to.
+
+    Raises:
+        EpisodeError: the episode was recorded with other base weights.
+        InvalidActionError: an action is not valid where it was recorded.
+    """
+    if episode.base_sha256 != env.recognizer.base_sha256:
+        raise EpisodeError(
+            f"the episode was recorded with other base weights ({episode.base_sha256[:12]}...; "
+            f"loaded: {env.recognizer.base_sha256[:12]}...)"
+        )
+    actions = episode.actions[:steps]
+    env.reset(seed=episode.seed)
+    rewards, accuracies, parameters, macs, terminated = [], [], [], [], False
+    for action in actions:
+        _, reward, terminated, _, info = env.step(action)
+        rewards.append(reward)
+        accuracies.append(info["accuracy"])
+        parameters.append(info["parameter_reduction"])
+        macs.append(info["macs_reduction"])
+    return episode.model_copy(
+        update={
+            "actions": actions,
+            "rewards": tuple(rewards),
+            "accuracies": tuple(accuracies),
+            "parameter_reductions": tuple(parameters),
+            "macs_reductions": tuple(macs),
+            "terminated": terminated,
+        }
+    )
+
+
+def validate(env: PruningEnv, episode: Episode, *, tolerance: float = 1e-6) -> None:
+    """Replay an episode and refuse it where it gives anything else than recorded.
+
+    Args:
+        env: the environment of the episode's task.
+        episode: the record.
+        tolerance: largest accepted difference of rewards, accuracies and reductions (fractions). Another processor
+            may round an image over the edge.
+
+    Raises:
+        EpisodeError: with the first step that differs, and how.
+    """
+    played = replay(env, episode)
+    for field in ("rewards", "accuracies", "parameter_reductions", "macs_reductions"):
+        recorded, actual = np.array(getattr(episode, field)), np.array(getattr(played, field))
+        wrong = np.flatnonzero(~(np.abs(recorded - actual) <= tolerance))
+        if wrong.size:
+            step = int(wrong[0])
+            raise EpisodeError(
+                f"step {step} (action {episode.actions[step]}): recorded {field} {recorded[step]:.6f}, "
+                f"replayed {actual[step]:.6f}"
+            )
+    if episode.terminated != played.terminated:
+        raise EpisodeError(f"recorded terminated={episode.terminated}, replayed terminated={played.terminated}")
+
+
+def write_episodes(path: str | os.PathLike[str], episodes: Iterable[Episode]) -> None:
+    """Write episodes atomically, one JSON line each."""
+    write_text(path, "".join(episode.model_dump_json() + "\n" for episode in episodes))
+
+
+def append_episodes(path: str | os.PathLike[str], episodes: Iterable[Episode]) -> None:
+    """Append episodes, one JSON line each. A kill can cut the last line; :func:`read_episodes` names it then."""
+    text = "".join(episode.model_dump_json() + "\n" for episode in episodes)
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error}") from error
+
+
+def repair_episodes(path: str | os.PathLike[str]) -> None:
+    """Cut off a last line that a kill left half-written, so that appending can go on."""
+    text = read_text(path)
+    if text and not text.endswith("\n"):
+        write_text(path, text[: text.rfind("\n") + 1])
+
+
+def read_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
+    """Read the episodes of a JSON-lines file.
+
+    Raises:
+        FileError: the file is missing or unreadable.
+        EpisodeError: a line is corrupt, truncated or not an episode.
+    """
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        try:
+            yield Episode.model_validate(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise EpisodeError(f"{path}, line {number}: not JSON (truncated or corrupt)") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "episode"
+            raise EpisodeError(f"{path}, line {number}: {place}: {first['msg']}") from error

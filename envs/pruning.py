@@ -1,0 +1,285 @@
+"""``zeroout/Pruning-v0``: prune a network step by step."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from envs.actions import Actions, ActionTable, build_actions
+from envs.errors import InvalidActionError
+from envs.objectives import Measurement
+from envs.tasks import TaskConfig, load_task, make_recognizer
+from recognizers.recognizer import Recognizer
+
+Observation = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What an action would give.
+
+    Attributes:
+        action: the action.
+        measurement: accuracy and reductions after it.
+        reward: its reward.
+        terminated: whether the episode would end.
+    """
+
+    action: int
+    measurement: Measurement
+    reward: float
+    terminated: bool
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Time spent in the phases of a step. It says nothing about what the step gave, so any two compare equal."""
+
+    zero_out: float = field(default=0.0, compare=False)
+    recover: float = field(default=0.0, compare=False)
+    measure: float = field(default=0.0, compare=False)
+
+    def __add__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.zero_out + other.zero_out, self.recover + other.recover, self.measure + other.measure)
+
+
+class PruningEnv(gymnasium.Env[Observation, np.int64]):
+    """Prune a convolutional network by zeroing out groups of its units.
+
+    ## Description
+    A trained network, the recognizer, starts complete. Each action zeroes out a group of units (filters, neurons,
+    or sets of them that are tied by residual sums); the recognizer then recovers as the task says (nothing,
+    batch-norm recalibration, or a little retraining) and measures its accuracy on the reward split. Parameters and
+    multiply-accumulates are those of the physically sliced network.
+
+    ## Action space
+    `Discrete(n)`. What an action removes is set by `actions.kind` of the task:
+
+    | kind  | an action removes                                                             | n      |
+    |-------|-------------------------------------------------------------------------------|--------|
+    | unit  | one unit                                                                      | units  |
+    | block | a fixed block of units of one layer, formed along the order of a criterion    | blocks |
+    | layer | the least important remaining chunk of one layer, in the order of a criterion | layers |
+
+    `info["action_mask"]` (int8, 1 valid) marks the actions that remove something and leave their layer at least one
+    unit. Any other action raises `InvalidActionError` (a `gymnasium.error.InvalidAction`) and changes nothing.
+
+    ## Observation space
+    `Dict`:
+
+    | key         | space                | meaning                                                         |
+    |-------------|----------------------|-----------------------------------------------------------------|
+    | accuracy    | Box(0, 1, (1,))      | accuracy on the reward split                                    |
+    | reduction   | Box(0, 1, (1,))      | fraction removed, of what the objective counts                  |
+    | mask        | MultiBinary(n_units) | 1 kept, 0 zeroed out                                            |
+    | action_mask | MultiBinary(n)       | 1 valid; only with `action_mask=True`, for learners that mask   |
+
+    ## Rewards
+    Set by `objective.kind` of the task:
+
+    - `tolerance`: the reduction gained by the step; 0 for the step that leaves the tolerance. The return is the
+      reduction reached within tolerance.
+    - `budget`: the change of accuracy. The return is the final accuracy minus the baseline accuracy.
+
+    ## Starting state
+    The complete network with its base weights: all mask bits 1, reduction 0.
+
+    ## Episode end
+    Terminated when accuracy leaves the tolerance (`tolerance`), when the target is reached (`budget`; the last action
+    is trimmed to meet it within one unit), or when no action is valid. Never truncated.
+
+    ## Info
+    `accuracy`, `baseline_accuracy`, `parameter_reduction`, `macs_reduction`, `reward` (of the last step),
+    `kept_units` (kept units per layer), `action_mask`, `episode_seed` (`reset(seed=...)` with it and the same actions
+    gives the same episode), `seconds` (of the last step: `zero_out`, `recover`, `measure`).
+
+    What was spent over all episodes is on the environment itself: `environment_steps`, and `evaluations`, in which
+    probes count, too.
+
+    ## Arguments
+    ```python
+    import gymnasium, envs
+    env = gymnasium.make("zeroout/Pruning-v0", task="digits/convnet", overrides=["actions.kind=unit"])
+    ```
+
+    - `task`: name of a shipped task, path of a YAML file, or a `TaskConfig`.
+    - `overrides`: dotted `key=value` settings of the task.
+    - `recognizer`: one that exists already, in place of building the task's.
+    - `action_mask`: put the action mask into the observation, too.
+    - `render_mode`: `"ansi"`: kept units per layer as text.
+
+    ## Version history
+    - v0: first version.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+
+    def __init__(
+        self,
+        task: str | TaskConfig = "digits/convnet",
+        *,
+        overrides: Iterable[str] = (),
+        recognizer: Recognizer | None = None,
+        action_mask: bool = False,
+        render_mode: Literal["ansi"] | None = None,
+    ) -> None:
+        self.task = task if isinstance(task, TaskConfig) else load_task(task, overrides)
+        self.recognizer = recognizer or make_recognizer(self.task)
+        self.objective = self.task.objective
+        self.objective.check(self.recognizer.table, self.recognizer.costs)
+        self.actions: Actions = build_actions(self.recognizer, self.task.actions)
+        self.render_mode = render_mode
+        self._observe_action_mask = action_mask
+        observation: dict[str, spaces.Space[Any]] = {
+            "accuracy": spaces.Box(0.0, 1.0, (1,), np.float32),
+            "reduction": spaces.Box(0.0, 1.0, (1,), np.float32),
+            "mask": spaces.MultiBinary(self.recognizer.n_units),
+        }
+        if action_mask:
+            observation["action_mask"] = spaces.MultiBinary(len(self.actions))
+        self.observation_space = spaces.Dict(observation)  # type: ignore[assignment]
+        self.action_space = spaces.Discrete(len(self.actions))
+        self.baseline_accuracy = self.recognizer.baseline_accuracy("reward")
+        self.evaluations = 0
+        self.environment_steps = 0
+        self._state = Measurement(self.baseline_accuracy, 0.0, 0.0)
+        self._generator = torch.Generator()
+        self._episode_seed = 0
+        self._terminated = True
+
+    @property
+    def action_table(self) -> ActionTable:
+        """What is known of the actions beforehand."""
+        return self.actions.table
+
+    @property
+    def measurement(self) -> Measurement:
+        """Accuracy and reductions of the current state."""
+        return self._state
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode. Without ``seed`` the episode's seed is drawn from the environment's generator."""
+        super().reset(seed=seed)
+        self._episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        self._generator.manual_seed(self._episode_seed)
+        self.recognizer.reset()
+        self._state = Measurement(self.baseline_accuracy, 0.0, 0.0)
+        self._terminated = False
+        return self._observation(), self._info(0.0, Seconds())
+
+    def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Zero out the action's units, recover, measure.
+
+        Raises:
+            InvalidActionError: the action does not exist or is not valid now, or the episode has ended.
+        """
+        units = self._checked_units(action)
+        before = self._state
+        self._state, seconds = self._advance(units)
+        self.environment_steps += 1
+        self._terminated = self._ends(self._state)
+        reward = self.objective.reward(before, self._state, self.baseline_accuracy)
+        return self._observation(), reward, self._terminated, False, self._info(reward, seconds)
+
+    def probe(self, actions: Sequence[int]) -> list[Probe]:
+        """What each action would give, without taking it: exactly the figures of :meth:`step`.
+
+        Each action counts as one evaluation.
+
+        Raises:
+            InvalidActionError: an action does not exist or is not valid now; nothing was measured.
+        """
+        plans = [(int(action), self._checked_units(action)) for action in actions]
+        snapshot, generator = self.recognizer.snapshot(), self._generator.get_state()
+        probes = []
+        for action, units in plans:
+            after, _ = self._advance(units)
+            reward = self.objective.reward(self._state, after, self.baseline_accuracy)
+            probes.append(Probe(action, after, reward, self._ends(after)))
+            self.recognizer.restore(snapshot)
+            self._generator.set_state(generator)
+        return probes
+
+    def valid_actions(self) -> np.ndarray:
+        """The actions that are valid now, ``[k]`` int64; none after the end of an episode."""
+        return np.flatnonzero(self._action_mask())
+
+    def render(self) -> str:  # type: ignore[override]
+        """Kept units per layer as bars."""
+        state = self._state
+        lines = [
+            f"accuracy {state.accuracy:.4f} (baseline {self.baseline_accuracy:.4f})  "
+            f"parameters -{state.parameter_reduction:.1%}  MACs -{state.macs_reduction:.1%}"
+        ]
+        for layer in self.recognizer.table.layers:
+            kept = self.recognizer.kept_units[layer.name]
+            bar = "#" * max(1, round(40 * kept / len(layer)))
+            lines.append(f"{layer.name:<24} {bar:<40} {kept}/{len(layer)}")
+        return "\n".join(lines)
+
+    def _checked_units(self, action: np.int64 | int) -> np.ndarray:
+        """The units that ``action`` removes now, trimmed to the objective."""
+        if self._terminated:
+            raise InvalidActionError("the episode has ended (or not begun): call reset() first")
+        if not self.action_space.contains(action):
+            raise InvalidActionError(f"action {action!r} is not an integer in 0..{len(self.actions) - 1}")
+        mask = self.recognizer.mask
+        if not self.actions.valid(mask)[action]:
+            layer = self.recognizer.table.layers[self.action_table.layer_of_action[action]].name
+            raise InvalidActionError(
+                f"action {int(action)} is not valid: its units are gone already or are the last of layer {layer!r}; "
+                "choose among info['action_mask']"
+            )
+        return self.objective.trim(self.actions.units(int(action), mask), mask, self.recognizer.costs)
+
+    def _advance(self, units: np.ndarray) -> tuple[Measurement, Seconds]:
+        started = time.perf_counter()
+        self.recognizer.zero_out(units)
+        zeroed = time.perf_counter()
+        self.recognizer.recover(self._generator)
+        recovered = time.perf_counter()
+        accuracy = self.recognizer.accuracy("reward")
+        measured = time.perf_counter()
+        self.evaluations += 1
+        parameters, macs = self.recognizer.costs.reductions(self.recognizer.mask)
+        seconds = Seconds(zeroed - started, recovered - zeroed, measured - recovered)
+        return Measurement(accuracy, parameters, macs), seconds
+
+    def _ends(self, state: Measurement) -> bool:
+        return (
+            self.objective.terminated(state, self.baseline_accuracy)
+            or not self.actions.valid(self.recognizer.mask).any()
+        )
+
+    def _action_mask(self) -> np.ndarray:
+        if self._terminated:
+            return np.zeros(len(self.actions), dtype=np.int8)
+        return self.actions.valid(self.recognizer.mask)
+
+    def _observation(self) -> Observation:
+        observation = {
+            "accuracy": np.array([self._state.accuracy], dtype=np.float32),
+            "reduction": np.array([self._state.reduction(self.objective.measure)], dtype=np.float32),
+            "mask": self.recognizer.mask,
+        }
+        if self._observe_action_mask:
+            observation["action_mask"] = self._action_mask()
+        return observation
+
+    def _info(self, reward: float, seconds: Seconds) -> dict[str, Any]:
+        return {
+            "accuracy": self._state.accuracy,
+            "baseline_accuracy": self.baseline_accuracy,
+            "parameter_reduction": self._state.parameter_reduction,
+            "macs_reduction": self._state.macs_reduction,
+            "reward": reward,
+            "kept_units": self.recognizer.kept_units,
+            "action_mask": self._action_mask(),
+            "episode_seed": self._episode_seed,
+            "seconds": seconds,
+        }

@@ -1,0 +1,153 @@
+"""Settings of a recognizer and of its data, and how one is built from them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from recognizers import zoo
+from recognizers.data import Dataset, Normalization, Splits, load_dataset, split
+from recognizers.errors import FileError, WeightsError
+from recognizers.evaluation import Precision
+from recognizers.files import read_tensors, write_tensors
+from recognizers.recognizer import Recognizer
+from recognizers.recovery import Recovery
+from recognizers.training import TrainingConfig, train
+
+WEIGHTS_VARIABLE = "ZEROOUT_WEIGHTS_DIR"
+
+
+class DataConfig(BaseModel):
+    """Which images, and how they are divided."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    spec: str = Field(
+        description="digits, fashion_mnist, cifar10, cifar100, imagefolder:PATH or npz:PATH (MedMNIST layout)"
+    )
+    root: str | None = Field(None, description="folder of named data sets; default $ZEROOUT_DATA_DIR, then ./data")
+    download: bool = Field(False, description="download a missing named data set into the root")
+    held_out: float = Field(0.05, gt=0, lt=1, description="share of the training images held out from training")
+    selection_share: float = Field(
+        0.5, gt=0, lt=1, description="share of the held-out images that only chooses among finished masks"
+    )
+    seed: int = Field(0, ge=0, description="of the division")
+    mean: tuple[float, ...] | None = Field(None, description="input mean per channel, of values in 0..1; default: data's")
+    std: tuple[float, ...] | None = Field(None, description="input standard deviation per channel; default: data's")
+
+
+class RecognizerConfig(BaseModel):
+    """Which network, and how it runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    architecture: str = Field(description="name in the zoo, or of a torchvision classification model")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the architecture")
+    weights: str | None = Field(
+        None, description=f"trained weights (safetensors or state dict); default: ARCHITECTURE.safetensors in ${WEIGHTS_VARIABLE}"
+    )
+    train_on_demand: bool = Field(False, description="train missing weights on the spot (seconds, not hours)")
+    precision: Precision = Field("auto", description="of reward and recovery passes: auto, float32 or bfloat16")
+    batch_size: int = Field(256, ge=1, description="images per forward pass")
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig(), description="how the weights are trained")
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """A data set divided and normalised, beside an untrained network for it."""
+
+    dataset: Dataset
+    splits: Splits
+    normalization: Normalization
+    network: nn.Module
+
+
+def prepare(config: RecognizerConfig, data: DataConfig) -> Ingredients:
+    """Load and divide the data, and create the network with fresh weights (seeded by the training seed)."""
+    dataset = load_dataset(data.spec, root=Path(data.root) if data.root else None, download=data.download)
+    splits = split(dataset, held_out=data.held_out, selection_share=data.selection_share, seed=data.seed)
+    normalization = (
+        Normalization(data.mean, data.std) if data.mean and data.std else Normalization.of(splits.train[0])
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        network = zoo.create(
+            config.architecture, classes=dataset.classes, in_channels=dataset.train_images.shape[1], **config.arguments
+        )
+    return Ingredients(dataset=dataset, splits=splits, normalization=normalization, network=network)
+
+
+def build_recognizer(config: RecognizerConfig, data: DataConfig, recovery: Recovery) -> Recognizer:
+    """The recognizer that the settings describe, with trained weights.
+
+    Raises:
+        DataError: the data are missing or malformed.
+        WeightsError: the weights are missing or do not fit.
+    """
+    parts = prepare(config, data)
+    path = find_weights(config)
+    if path is not None:
+        load_weights(parts.network, path, config.architecture)
+    elif config.train_on_demand:
+        train(parts.network, parts.splits, parts.normalization, config.training)
+    else:
+        raise WeightsError(
+            f"{config.architecture} on {data.spec} needs trained weights: pass --weights PATH, put "
+            f"{config.architecture}.safetensors into ${WEIGHTS_VARIABLE}, or train them with "
+            "`zeroout recognizer train`"
+        )
+    return Recognizer(
+        parts.network,
+        parts.splits,
+        parts.normalization,
+        recovery=recovery,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        architecture=config.architecture,
+    )
+
+
+def find_weights(config: RecognizerConfig) -> Path | None:
+    """Path of the weights: as configured, else ARCHITECTURE.safetensors in the environment variable's folder."""
+    if config.weights is not None:
+        return Path(config.weights)
+    folder = os.environ.get(WEIGHTS_VARIABLE)
+    path = Path(folder) / f"{config.architecture}.safetensors" if folder else None
+    return path if path is not None and path.is_file() else None
+
+
+def load_weights(network: nn.Module, path: Path, architecture: str) -> None:
+    """Load weights into ``network``: safetensors, or a state dict saved by torch (never unpickled).
+
+    Raises:
+        FileError: missing, truncated or corrupt.
+        WeightsError: for another architecture or another number of classes.
+    """
+    state = _read_state(path)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split("\n")[1:3]).strip()
+        raise WeightsError(f"{path} does not hold weights for {architecture}: {detail[:300]}") from error
+
+
+def save_weights(path: Path, state: dict[str, Tensor], architecture: str) -> None:
+    """Write base weights atomically as safetensors."""
+    write_tensors(path, state, {"format": "zeroout-weights", "architecture": architecture})
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    if not path.is_file():
+        raise FileError(f"no such file: {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for corrupt and for unsafe files
+        raise FileError(f"{path} is not a readable state dict: {str(error).splitlines()[0]}") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path} must hold a state dict (names to tensors)")
+    return {name.removeprefix("module."): value for name, value in state.items()}  # saved from DataParallel

@@ -1,0 +1,17 @@
+"""Image data sets: reading them, splitting held-out data off, normalising and augmenting batches."""
+
+from recognizers.data.dataset import Dataset
+from recognizers.data.sources import load_dataset
+from recognizers.data.splits import Examples, Splits, split, stratified_choice
+from recognizers.data.transforms import Normalization, augment
+
+__all__ = [
+    "Dataset",
+    "Examples",
+    "Normalization",
+    "Splits",
+    "augment",
+    "load_dataset",
+    "split",
+    "stratified_choice",
+]

@@ -1,0 +1,137 @@
+"""Typed settings from YAML files and dotted overrides, with errors that name the key and offer the nearest one."""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from recognizers.errors import ConfigurationError, UnknownNameError
+from recognizers.files import read_text, write_text
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def shipped(kind: str) -> dict[str, Path]:
+    """The configurations of one kind (``tasks``, ``r2d2``, ``benchmarks``) that zeroout ships, by name."""
+    root = Path(str(resources.files("configs"))) / kind
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def find(kind: str, name: str | os.PathLike[str]) -> Path:
+    """Path of a configuration given by the name of a shipped one or by the path of a YAML file.
+
+    Raises:
+        UnknownNameError: neither.
+    """
+    if str(name).endswith((".yaml", ".yml")):
+        return Path(name)
+    known = shipped(kind)
+    if str(name) not in known:
+        raise UnknownNameError(kind.removesuffix("s"), str(name), known)
+    return known[str(name)]
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a YAML mapping (safe loader: data only).
+
+    Raises:
+        FileError: missing or unreadable.
+        ConfigurationError: not YAML, or not a mapping.
+    """
+    try:
+        tree = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigurationError(f"{path} must hold a mapping of settings, not {type(tree).__name__}")
+    return tree
+
+
+def write_yaml(path: str | os.PathLike[str], settings: BaseModel) -> None:
+    """Write settings atomically as YAML."""
+    write_text(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+
+
+def override(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of ``tree`` with dotted ``key=value`` overrides put in; values are read as YAML.
+
+    Setting ``kind`` of a section to another kind drops the section's other keys: they belong to the old kind.
+
+    Raises:
+        ConfigurationError: an override is not ``key=value``, or goes through a value that is no mapping.
+    """
+    result = _copy(tree)
+    for text in overrides:
+        dotted, equals, value = text.partition("=")
+        keys = dotted.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigurationError(f"override {text!r} must read key=value, as in recovery.images=256")
+        section = result
+        for key in keys[:-1]:
+            if section.get(key) is None:
+                section[key] = {}
+            section = section[key]
+            if not isinstance(section, dict):
+                raise ConfigurationError(f"override {text!r}: {key!r} is a value, not a section")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"override {text!r}: the value is not valid YAML") from error
+        if keys[-1] == "kind" and section.get("kind") != parsed:
+            section.clear()
+        section[keys[-1]] = parsed
+    return result
+
+
+def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+
+
+def validate(model: type[Settings], tree: Mapping[str, Any], source: str) -> Settings:
+    """Validate ``tree`` as ``model``.
+
+    Raises:
+        ConfigurationError: one line that names the key, what is wrong, and for an unknown key the nearest known one.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = [str(part) for part in problem["loc"]]
+        message = problem["msg"]
+        if problem["type"] == "extra_forbidden":
+            known = _fields_at(model, place[:-1])
+            near = difflib.get_close_matches(place[-1], known, n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(known))}"
+            message = f"unknown key; {hint}"
+        raise ConfigurationError(f"{source}: {'.'.join(place) or 'settings'}: {message}") from error
+
+
+def _fields_at(model: type[BaseModel], place: list[str]) -> dict[str, FieldInfo]:
+    """The fields of the model nested at ``place``; for a union of kinds the place names the kind."""
+    for part in place:
+        candidates = _models(model.model_fields[part].annotation) if part in model.model_fields else [model]
+        chosen = [candidate for candidate in candidates if _kind(candidate) == part]
+        if len(candidates) > 1 and not chosen:
+            rest = place[place.index(part) + 1 :]
+            model = next((candidate for candidate in candidates if rest and _kind(candidate) == rest[0]), candidates[0])
+        else:
+            model = (chosen or candidates)[0]
+    return model.model_fields
+
+
+def _kind(model: type[BaseModel]) -> object:
+    field = model.model_fields.get("kind")
+    return field.default if field else None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]

@@ -1,0 +1,72 @@
+"""Settings of a training run, and the learning rate that follows from them."""
+
+import bisect
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from recognizers.evaluation import Precision
+
+
+class TrainingConfig(BaseModel):
+    """How to train a network by SGD. The defaults train `convnet` on digits in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(30, ge=1, description="passes over the training images")
+    batch_size: int = Field(64, ge=2, description="images per step; an incomplete last batch is left out")
+    learning_rate: float = Field(
+        0.05, gt=0, allow_inf_nan=False, description="peak step size of SGD (He et al. 2016: 0.1 at 128 images)"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="share of the previous update kept (He et al. 2016: 0.9)")
+    nesterov: bool = Field(True, description="Nesterov's form of momentum (Sutskever et al. 2013)")
+    weight_decay: float = Field(
+        5e-4, ge=0, allow_inf_nan=False, description="L2 penalty on all parameters (Zagoruyko & Komodakis 2016: 5e-4)"
+    )
+    schedule: Literal["cosine", "constant", "step"] = Field(
+        "cosine",
+        description="learning rate over time: half a cosine down to 0 (Loshchilov & Hutter 2017), constant, "
+        "or divided by 10 at each milestone (He et al. 2016)",
+    )
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="epochs at whose start the 'step' schedule divides the learning rate, ascending"
+    )
+    warmup_epochs: float = Field(
+        1.0, ge=0, description="epochs in which the learning rate rises linearly to its peak (Goyal et al. 2017)"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the target spread evenly over all classes (Szegedy et al. 2016: 0.1)"
+    )
+    flip: bool = Field(False, description="augment by left-right flips (He et al. 2016: on for CIFAR; off for digits)")
+    padding: int = Field(
+        1, ge=0, description="augment by crops from a frame of this many zero pixels (He et al. 2016: 4 for CIFAR)"
+    )
+    precision: Precision = Field(
+        "auto", description="of the forward and backward passes; auto is bfloat16 where the hardware gains by it"
+    )
+    seed: int = Field(0, ge=0, description="of the order of the images, the augmentation and dropout")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be less than epochs ({self.epochs})")
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("milestones belong to schedule 'step', which needs at least one")
+        if any(later <= sooner for sooner, later in zip(self.milestones, self.milestones[1:], strict=False)):
+            raise ValueError(f"milestones must ascend, got {list(self.milestones)}")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+    def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of a step, counted from 0 over the whole training."""
+        warmup = round(self.warmup_epochs * steps_per_epoch)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        if self.schedule == "cosine":
+            share = (step - warmup) / (self.epochs * steps_per_epoch - warmup)
+            return self.learning_rate * (1 + math.cos(math.pi * share)) / 2
+        if self.schedule == "step":
+            return self.learning_rate * 0.1 ** bisect.bisect(self.milestones, step // steps_per_epoch)
+        return self.learning_rate

@@ -1,0 +1,97 @@
+"""Small environments with the observation layout of the pruning environment, or with something to remember."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+CORRIDOR = 8
+
+
+class TMaze(gym.Env[dict[str, Any], int]):
+    """A cue at the start tells which way to turn at the end of the corridor. Action 3 is never valid."""
+
+    def __init__(self, length: int = CORRIDOR) -> None:
+        self.length = length
+        self.observation_space = gym.spaces.Dict(
+            {
+                "signal": gym.spaces.Box(-1.0, 1.0, (2,), np.float32),
+                "action_mask": gym.spaces.MultiBinary(4),
+            }
+        )
+        self.action_space = gym.spaces.Discrete(4)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        super().reset(seed=seed)
+        self.episode_seed = int(self.np_random.integers(2**31))
+        self.cue = 1 if self.np_random.random() < 0.5 else -1
+        self.time = 0
+        return self._observe(), {"episode_seed": self.episode_seed}
+
+    def _observe(self) -> dict[str, Any]:
+        at_end = self.time == self.length
+        signal = np.array([self.cue if self.time == 0 else 0, 1 if at_end else 0], np.float32)
+        # Forward in the corridor; left or right at its end.
+        mask = np.array([0, 1, 1, 0] if at_end else [1, 0, 0, 0], np.int8)
+        return {"signal": signal, "action_mask": mask}
+
+    def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        if not self._observe()["action_mask"][action]:
+            raise ValueError(f"invalid action {action} at {self.time}")
+        if self.time == self.length:
+            return self._observe(), float(action == (1 if self.cue > 0 else 2)), True, False, {}
+        self.time += 1
+        return self._observe(), 0.0, False, False, {}
+
+
+class ToyPruning(gym.Env[dict[str, Any], int]):
+    """Two layers of units in blocks; every removed block pays its index over A, four removals end the episode."""
+
+    BLOCKS = (3, 2)
+    UNITS_PER_BLOCK = 2
+
+    def __init__(self, steps: int = 4) -> None:
+        self.steps = steps
+        actions = sum(self.BLOCKS)
+        units = actions * self.UNITS_PER_BLOCK
+        self.observation_space = gym.spaces.Dict(
+            {
+                "accuracy": gym.spaces.Box(0.0, 1.0, (1,), np.float32),
+                "reduction": gym.spaces.Box(0.0, 1.0, (1,), np.float32),
+                "mask": gym.spaces.MultiBinary(units),
+                "action_mask": gym.spaces.MultiBinary(actions),
+            }
+        )
+        self.action_space = gym.spaces.Discrete(actions)
+
+    @classmethod
+    def action_table(cls) -> dict[str, Any]:
+        layers = [layer for layer, blocks in enumerate(cls.BLOCKS) for _ in range(blocks)]
+        return {
+            "layer_of_action": layers,
+            "action_of_unit": [action for action in range(len(layers)) for _ in range(cls.UNITS_PER_BLOCK)],
+            "features": [[float(layer), action / len(layers)] for action, layer in enumerate(layers)],
+        }
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        super().reset(seed=seed)
+        self.kept = np.ones(int(self.action_space.n), np.int8)  # type: ignore[attr-defined]
+        seed = int(self.np_random.integers(2**31))
+        return self._observe(), {"episode_seed": seed, "action_mask": self.kept.copy()}
+
+    def _observe(self) -> dict[str, Any]:
+        share = np.array([self.kept.mean()], np.float32)
+        return {
+            "accuracy": share,
+            "reduction": 1 - share,
+            "mask": self.kept.repeat(self.UNITS_PER_BLOCK),
+            "action_mask": self.kept.copy(),
+        }
+
+    def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        if not self.kept[action]:
+            raise ValueError(f"invalid action {action}")
+        self.kept[action] = 0
+        reward = action / len(self.kept)
+        done = len(self.kept) - int(self.kept.sum()) >= self.steps
+        return self._observe(), reward, done, False, {"reward": reward, "action_mask": self.kept.copy()}
