@@ -20,7 +20,8 @@ class ActionsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Kind = Field(
         "block",
-        description="unit: one unit; block: a fixed block of units of one layer; layer: the least important remaining chunk of one layer",
+        description="unit: one unit; block: a fixed block of units of one layer; "
+        "layer: the least important remaining chunk of one layer",
     )
     per_layer: int = Field(16, ge=2, description="blocks, or chunks, that a layer is divided into (at most its units)")
     criterion: str = Field("l1", description="orders the units of a layer before it is divided into blocks or chunks")
@@ -82,14 +83,16 @@ class BlockActions(Actions):
     def units(self, action: int, mask: np.ndarray) -> np.ndarray:
         """The kept units of the block."""
         block = self._blocks[action]
-        return block[mask[block] != 0]
+        kept: np.ndarray = block[mask[block] != 0]
+        return kept
 
     def valid(self, mask: np.ndarray) -> np.ndarray:
         """Blocks with kept units that are not all that is left of their layer."""
         kept = mask != 0
         in_block = np.bincount(self.table.action_of_unit[kept], minlength=len(self))
         in_layer = np.bincount(self._layer_of_unit[kept], minlength=int(self._layer_of_unit[-1]) + 1)
-        return ((in_block > 0) & (in_block < in_layer[self.table.layer_of_action])).astype(np.int8)
+        valid: np.ndarray = (in_block > 0) & (in_block < in_layer[self.table.layer_of_action])
+        return valid.astype(np.int8)
 
 
 class LayerActions(Actions):
@@ -108,7 +111,7 @@ class LayerActions(Actions):
     def units(self, action: int, mask: np.ndarray) -> np.ndarray:
         """The next chunk of the layer's order; one unit always stays."""
         ranked = self._ranked[action]
-        kept = ranked[mask[ranked] != 0]
+        kept: np.ndarray = ranked[mask[ranked] != 0]
         return kept[: min(self._chunk[action], len(kept) - 1)]
 
     def valid(self, mask: np.ndarray) -> np.ndarray:

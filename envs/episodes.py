@@ -67,6 +67,7 @@ def play(
     policy: str,
     on_step: Callable[[dict[str, Any]], None] | None = None,
     phase: Literal["run", "training", "evaluation"] = "run",
+    max_steps: int | None = None,
 ) -> Episode:
     """Play one episode.
 
@@ -77,11 +78,12 @@ def play(
         policy: name for the record.
         on_step: called with every step's info.
         phase: for the record.
+        max_steps: stop after so many steps, whether the episode has ended or not.
     """
     observation, info = env.reset(seed=seed)
     steps: list[tuple[int, float, float, float, float]] = []
     terminated = not info["action_mask"].any()
-    while not terminated:
+    while not terminated and (max_steps is None or len(steps) < max_steps):
         action = choose(observation, info)
         observation, reward, terminated, _, info = env.step(action)
         steps.append((int(action), reward, info["accuracy"], info["parameter_reduction"], info["macs_reduction"]))

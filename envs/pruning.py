@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -46,6 +46,9 @@ class Seconds:
 
     def __add__(self, other: "Seconds") -> "Seconds":
         return Seconds(self.zero_out + other.zero_out, self.recover + other.recover, self.measure + other.measure)
+
+    def __sub__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.zero_out - other.zero_out, self.recover - other.recover, self.measure - other.measure)
 
 
 class PruningEnv(gymnasium.Env[Observation, np.int64]):
@@ -98,8 +101,8 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
     `kept_units` (kept units per layer), `action_mask`, `episode_seed` (`reset(seed=...)` with it and the same actions
     gives the same episode), `seconds` (of the last step: `zero_out`, `recover`, `measure`).
 
-    What was spent over all episodes is on the environment itself: `environment_steps`, and `evaluations`, in which
-    probes count, too.
+    What was spent over all episodes is on the environment itself: `environment_steps`, `evaluations` (in which probes
+    count, too) and `seconds`.
 
     ## Arguments
     ```python
@@ -117,7 +120,7 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
     - v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium's own
 
     def __init__(
         self,
@@ -147,6 +150,7 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         self.baseline_accuracy = self.recognizer.baseline_accuracy("reward")
         self.evaluations = 0
         self.environment_steps = 0
+        self.seconds = Seconds()
         self._state = Measurement(self.baseline_accuracy, 0.0, 0.0)
         self._generator = torch.Generator()
         self._episode_seed = 0
@@ -162,7 +166,9 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         """Accuracy and reductions of the current state."""
         return self._state
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode. Without ``seed`` the episode's seed is drawn from the environment's generator."""
         super().reset(seed=seed)
         self._episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
@@ -248,6 +254,7 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         self.evaluations += 1
         parameters, macs = self.recognizer.costs.reductions(self.recognizer.mask)
         seconds = Seconds(zeroed - started, recovered - zeroed, measured - recovered)
+        self.seconds += seconds
         return Measurement(accuracy, parameters, macs), seconds
 
     def _ends(self, state: Measurement) -> bool:

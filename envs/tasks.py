@@ -20,9 +20,9 @@ class TaskConfig(BaseModel):
     name: str = Field(description="name of the task, e.g. digits/convnet")
     recognizer: RecognizerConfig
     data: DataConfig
-    actions: ActionsConfig = Field(default_factory=lambda: ActionsConfig())
-    recovery: AnyRecovery = Field(default_factory=lambda: BatchNormRecovery())
-    objective: AnyObjective = Field(default_factory=lambda: Tolerance())
+    actions: ActionsConfig = Field(default_factory=ActionsConfig)
+    recovery: AnyRecovery = Field(default_factory=BatchNormRecovery)
+    objective: AnyObjective = Field(default_factory=Tolerance)
 
 
 def tasks() -> list[str]:

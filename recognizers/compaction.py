@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recognizers.units import Slot, UnitTable
+from recognizers.units import Slot, UnitTable, is_depthwise
 
 Kept = tuple[Tensor | None, Tensor | None]
 """Indices of the kept output and input channels of a module; None where all are kept."""
@@ -95,7 +95,7 @@ class CompactNetwork:
                 compact, kept = self._compact(path), self._kept.get(path, (None, None))
                 if compact is None:
                     continue
-                values = {} if statistics_only else dict(compact.named_parameters(recurse=False))
+                values: dict[str, Tensor] = {} if statistics_only else {**dict(compact.named_parameters(recurse=False))}
                 values |= dict(compact.named_buffers(recurse=False))
                 for name, value in values.items():
                     rows, columns = tensor_indices(dense, name, kept)
@@ -125,25 +125,28 @@ class CompactNetwork:
         for name, buffer in dense.named_buffers(recurse=False):
             setattr(compact, name, slice_tensor(buffer, tensor_indices(dense, name, kept)))
         if path in self._slots:
-            resize(compact, dense, kept)
+            count_channels(compact, depthwise=is_depthwise(dense))
 
 
-def resize(compact: nn.Module, dense: nn.Module, kept: Kept) -> None:
-    """Set the channel counts of a sliced module, so that it prints, saves and computes as what it is."""
-    out_kept, in_kept = kept
-    if isinstance(compact, nn.Conv2d) and isinstance(dense, nn.Conv2d):
-        compact.out_channels = dense.out_channels if out_kept is None else len(out_kept)
-        if dense.groups > 1 and in_kept is None and dense.weight.shape[1] == 1 and dense.groups == dense.out_channels:
-            compact.in_channels = compact.groups = compact.out_channels  # depthwise
-        else:
-            compact.in_channels = dense.in_channels if in_kept is None else len(in_kept)
-    elif isinstance(compact, nn.Linear) and isinstance(dense, nn.Linear):
-        compact.out_features = dense.out_features if out_kept is None else len(out_kept)
-        compact.in_features = dense.in_features if in_kept is None else len(in_kept)
-    elif isinstance(compact, nn.PReLU):
-        compact.num_parameters = compact.weight.numel()
-    elif isinstance(compact, nn.modules.batchnorm._BatchNorm) and out_kept is not None:
-        compact.num_features = len(out_kept)
+def count_channels(module: nn.Module, *, depthwise: bool) -> None:
+    """Make the channel counts of a module those of its tensors, so that it prints, saves and computes as what it is.
+
+    Args:
+        module: any.
+        depthwise: whether it was a depthwise convolution before it was sliced.
+    """
+    if isinstance(module, nn.Conv2d):
+        module.out_channels = module.weight.shape[0]
+        if depthwise:
+            module.groups = module.out_channels
+        module.in_channels = module.weight.shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.numel()
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        channels = module.weight if module.weight is not None else module.running_mean
+        module.num_features = module.num_features if channels is None else len(channels)
 
 
 def strip_zero_outs(network: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """Settings of a recognizer and of its data, and how one is built from them."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from recognizers import zoo
-from recognizers.data import Dataset, Normalization, Splits, load_dataset, split
+from recognizers.blueprint import Blueprint
+from recognizers.data import Normalization, Splits, load_dataset, split
 from recognizers.errors import FileError, WeightsError
 from recognizers.evaluation import Precision
 from recognizers.files import read_tensors, write_tensors
@@ -35,7 +36,9 @@ class DataConfig(BaseModel):
         0.5, gt=0, lt=1, description="share of the held-out images that only chooses among finished masks"
     )
     seed: int = Field(0, ge=0, description="of the division")
-    mean: tuple[float, ...] | None = Field(None, description="input mean per channel, of values in 0..1; default: data's")
+    mean: tuple[float, ...] | None = Field(
+        None, description="input mean per channel, of values in 0..1; default: data's"
+    )
     std: tuple[float, ...] | None = Field(None, description="input standard deviation per channel; default: data's")
 
 
@@ -46,21 +49,26 @@ class RecognizerConfig(BaseModel):
     architecture: str = Field(description="name in the zoo, or of a torchvision classification model")
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the architecture")
     weights: str | None = Field(
-        None, description=f"trained weights (safetensors or state dict); default: ARCHITECTURE.safetensors in ${WEIGHTS_VARIABLE}"
+        None,
+        description="trained weights: safetensors, or a state dict saved by torch; "
+        f"default: ARCHITECTURE.safetensors in ${WEIGHTS_VARIABLE}",
     )
     train_on_demand: bool = Field(False, description="train missing weights on the spot (seconds, not hours)")
     precision: Precision = Field("auto", description="of reward and recovery passes: auto, float32 or bfloat16")
     batch_size: int = Field(256, ge=1, description="images per forward pass")
-    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig(), description="how the weights are trained")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="how the weights are trained")
+    finetuning: TrainingConfig = Field(
+        default=TrainingConfig(epochs=10, learning_rate=0.02), description="how a finished, pruned network is fine-tuned"
+    )
 
 
 @dataclass(frozen=True)
 class Ingredients:
     """A data set divided and normalised, beside an untrained network for it."""
 
-    dataset: Dataset
     splits: Splits
     normalization: Normalization
+    blueprint: Blueprint
     network: nn.Module
 
 
@@ -68,15 +76,12 @@ def prepare(config: RecognizerConfig, data: DataConfig) -> Ingredients:
     """Load and divide the data, and create the network with fresh weights (seeded by the training seed)."""
     dataset = load_dataset(data.spec, root=Path(data.root) if data.root else None, download=data.download)
     splits = split(dataset, held_out=data.held_out, selection_share=data.selection_share, seed=data.seed)
-    normalization = (
-        Normalization(data.mean, data.std) if data.mean and data.std else Normalization.of(splits.train[0])
-    )
+    normalization = Normalization(data.mean, data.std) if data.mean and data.std else Normalization.of(splits.train[0])
+    blueprint = Blueprint(config.architecture, dataset.classes, dataset.image_shape[0], config.arguments)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        network = zoo.create(
-            config.architecture, classes=dataset.classes, in_channels=dataset.train_images.shape[1], **config.arguments
-        )
-    return Ingredients(dataset=dataset, splits=splits, normalization=normalization, network=network)
+        network = blueprint.create()
+    return Ingredients(splits, normalization, blueprint, network)
 
 
 def build_recognizer(config: RecognizerConfig, data: DataConfig, recovery: Recovery) -> Recognizer:
@@ -105,7 +110,7 @@ def build_recognizer(config: RecognizerConfig, data: DataConfig, recovery: Recov
         recovery=recovery,
         precision=config.precision,
         batch_size=config.batch_size,
-        architecture=config.architecture,
+        blueprint=parts.blueprint,
     )
 
 
@@ -133,9 +138,9 @@ def load_weights(network: nn.Module, path: Path, architecture: str) -> None:
         raise WeightsError(f"{path} does not hold weights for {architecture}: {detail[:300]}") from error
 
 
-def save_weights(path: Path, state: dict[str, Tensor], architecture: str) -> None:
+def save_weights(path: Path, state: Mapping[str, Tensor], blueprint: Blueprint) -> None:
     """Write base weights atomically as safetensors."""
-    write_tensors(path, state, {"format": "zeroout-weights", "architecture": architecture})
+    write_tensors(path, state, {"format": "zeroout-weights", **blueprint.to_metadata()})
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -119,11 +119,16 @@ def output_positions(network: nn.Module, example: Tensor) -> dict[str, int]:
             handle.remove()
         for module, mode in modes:
             module.training = mode
-    return {path: positions.get(path, 0) for path, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    return {
+        path: positions.get(path, 0)
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
 
 
 def count_cost(network: nn.Module, example: Tensor) -> Cost:
     """Cost of a plain network, counted from its tensors: what the closed form must equal."""
     positions = output_positions(network, example)
-    macs = sum(network.get_submodule(path).weight.numel() * count for path, count in positions.items())  # type: ignore[operator, union-attr]
+    weights = {path: network.get_parameter(f"{path}.weight").numel() for path in positions}
+    macs = sum(weights[path] * count for path, count in positions.items())
     return Cost(sum(parameter.numel() for parameter in network.parameters()), int(macs))

@@ -112,6 +112,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
         raise FileError(f"no such file: {path}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise FileError(f"{path} is not a readable safetensors file (truncated or corrupt): {error}") from error

@@ -19,7 +19,7 @@ SCHEMA_VERSION = "1"
 
 
 class MaskMetadata(BaseModel):
-    """What a mask file says about its mask. Accuracies are fractions on the split named, reductions fractions removed."""
+    """What a mask file says about its mask. Accuracies and reductions are fractions; validation is the reward split."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     architecture: str
@@ -50,13 +50,13 @@ def save_mask(path: str | os.PathLike[str], table: UnitTable, mask: np.ndarray, 
         FileError: the file cannot be written; an older one stays as it was.
     """
     tensors = {layer.name: torch.from_numpy(mask[layer.start : layer.stop].astype(np.uint8)) for layer in table.layers}
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.model_dump().items()}
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.model_dump().items()
+    }
     write_tensors(path, tensors, {"format": "zeroout-mask", "schema_version": SCHEMA_VERSION, **texts})
 
 
-def load_mask(
-    path: str | os.PathLike[str], table: UnitTable, base_sha256: str
-) -> tuple[np.ndarray, MaskMetadata]:
+def load_mask(path: str | os.PathLike[str], table: UnitTable, base_sha256: str) -> tuple[np.ndarray, MaskMetadata]:
     """Read a mask for the network with this unit table and these base weights.
 
     Returns:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recognizers.blueprint import Blueprint
 from recognizers.compaction import CompactNetwork, compact
 from recognizers.costs import Cost, CostModel
 from recognizers.data import Normalization, Splits
@@ -43,7 +44,7 @@ class Recognizer:
         precision: of reward and recovery passes; :meth:`accuracy` of other splits is always float32.
         batch_size: images per forward pass.
         device: where to compute; CUDA where present by default.
-        architecture: name of the architecture, for files and messages.
+        blueprint: how the network was created, for files; None for a network of the caller's own.
     """
 
     def __init__(
@@ -56,10 +57,10 @@ class Recognizer:
         precision: Precision = "float32",
         batch_size: int = 256,
         device: torch.device | None = None,
-        architecture: str = "custom",
+        blueprint: Blueprint | None = None,
     ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.splits, self.normalization, self.architecture = splits, normalization, architecture
+        self.splits, self.normalization, self.blueprint = splits, normalization, blueprint
         self.precision, self.batch_size = precision, batch_size
         self.recovery = recovery or NoRecovery()
         images, labels = splits.train
@@ -81,6 +82,11 @@ class Recognizer:
     def n_units(self) -> int:
         """Number of units."""
         return self.table.n_units
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture, for files and messages."""
+        return self.blueprint.architecture if self.blueprint else type(self._network).__name__
 
     @property
     def mask(self) -> np.ndarray:
@@ -133,7 +139,7 @@ class Recognizer:
                 Nothing has changed then.
         """
         units = np.asarray(units, dtype=np.int64)
-        if units.size and not (0 <= units.min() and units.max() < self.n_units):
+        if units.size and not (units.min() >= 0 and units.max() < self.n_units):
             raise MaskError(f"units must be in 0..{self.n_units - 1}, got {units.min()}..{units.max()}")
         if not self._mask[units].all():
             raise MaskError(f"units {units[self._mask[units] == 0].tolist()[:5]} are zeroed out already")

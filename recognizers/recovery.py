@@ -52,12 +52,12 @@ class Recovery(BaseModel, ABC):
 
     Class attributes:
         changes: what of the network it may change; the rest need not be copied back or reset.
-        deterministic: whether the result depends on the network and the data alone.
+        memoryless: whether the recovered network follows from base weights and mask alone, however it was reached.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     changes: ClassVar[Changes]
-    deterministic: ClassVar[bool]
+    memoryless: ClassVar[bool]
 
     @abstractmethod
     def __call__(self, network: nn.Module, data: RecoveryData, generator: torch.Generator) -> None:
@@ -69,7 +69,7 @@ class NoRecovery(Recovery):
 
     kind: Literal["none"] = "none"
     changes: ClassVar[Changes] = "nothing"
-    deterministic: ClassVar[bool] = True
+    memoryless: ClassVar[bool] = True
 
     def __call__(self, network: nn.Module, data: RecoveryData, generator: torch.Generator) -> None:
         """Do nothing."""
@@ -81,7 +81,7 @@ class BatchNormRecovery(Recovery):
     kind: Literal["bn"] = "bn"
     images: int = Field(512, ge=2, description="calibration images: a fixed seeded subset of the training images")
     changes: ClassVar[Changes] = "statistics"
-    deterministic: ClassVar[bool] = True
+    memoryless: ClassVar[bool] = True
 
     def __call__(self, network: nn.Module, data: RecoveryData, generator: torch.Generator) -> None:
         """Recalibrate."""
@@ -105,7 +105,7 @@ class FinetuneRecovery(Recovery):
     flip: bool = Field(False, description="augment by random horizontal flips")
     padding: int = Field(0, ge=0, description="augment by random crops after padding by this many pixels")
     changes: ClassVar[Changes] = "everything"
-    deterministic: ClassVar[bool] = False
+    memoryless: ClassVar[bool] = False
 
     def __call__(self, network: nn.Module, data: RecoveryData, generator: torch.Generator) -> None:
         """Recalibrate, retrain, recalibrate."""

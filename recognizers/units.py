@@ -12,6 +12,8 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from recognizers.errors import ConfigurationError
+
 PER_CHANNEL = nn.modules.batchnorm._BatchNorm | nn.PReLU
 """Modules that treat every channel on its own, so that slicing a channel leaves the others unchanged."""
 
@@ -212,7 +214,7 @@ def _graph_units(network: nn.Module, example: Tensor) -> tuple[UnitTable, list[E
     )
     for module in producers:
         path, channels = paths[module], _out_channels(module)
-        if _is_depthwise(module) or all((path, "out", index) in ties for index in range(channels)):
+        if is_depthwise(module) or all((path, "out", index) in ties for index in range(channels)):
             continue
         group = graph.get_pruning_group(module, _pruning_function(graph, module), list(range(channels)))
         for item in group.items:
@@ -222,7 +224,10 @@ def _graph_units(network: nn.Module, example: Tensor) -> tuple[UnitTable, list[E
 
     members: dict[tuple[tuple[str, ...], tuple[str, ...], str], list[list[Channel]]] = defaultdict(list)
     for component in ties.components():
-        sources = sorted({path for path, side, _ in component if side == "out" and _is_producer(network, path)}, key=order.__getitem__)
+        sources = sorted(
+            {path for path, side, _ in component if side == "out" and _is_producer(network, path)},
+            key=order.__getitem__,
+        )
         if not sources:
             continue
         sinks = sorted({path for path, side, _ in component if side == "in"})
@@ -254,7 +259,10 @@ def _number(
             name += "+"
         names.add(name)
         start = unit
-        first = {id(component): min(index for path, side, index in component if path == sources[0] and side == "out") for component in components}
+        first = {
+            id(component): min(index for path, side, index in component if path == sources[0] and side == "out")
+            for component in components
+        }
         for component in sorted(components, key=lambda component: first[id(component)]):
             for path, side, index in component:
                 if (path, side) not in sides:
@@ -275,6 +283,11 @@ def _dependency_graph(network: nn.Module, example: Tensor) -> torch_pruning.Depe
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch_pruning.DependencyGraph().build_dependency(network, example_inputs=example, verbose=False)
+    except Exception as error:  # the tracer raises whatever it stumbles over
+        raise ConfigurationError(
+            f"{type(network).__name__} cannot be traced for its channel dependencies (torch-pruning: {error!r}); "
+            "data-dependent control flow and channel shuffles are known limits"
+        ) from error
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
@@ -298,7 +311,7 @@ def _tie_item(ties: _Ties, faults: dict[Channel, str], root: str, item: object, 
         reason = "its channels are the network's output"
     elif isinstance(module, nn.Conv2d | nn.Linear | PER_CHANNEL):
         side = "out"
-        if isinstance(module, nn.Conv2d | nn.Linear) and not _is_depthwise(module):
+        if isinstance(module, nn.Conv2d | nn.Linear) and not is_depthwise(module):
             side = "out" if dependency.handler.__name__ == "prune_out_channels" else "in"
         elif isinstance(module, nn.PReLU) and module.num_parameters == 1:
             return
@@ -319,7 +332,7 @@ def _tie_item(ties: _Ties, faults: dict[Channel, str], root: str, item: object, 
 
 def _tie_groups(ties: _Ties, path: str, module: nn.Module) -> None:
     """In a grouped convolution the same position of every group goes together, so that the groups stay equal."""
-    if not isinstance(module, nn.Conv2d) or module.groups == 1 or _is_depthwise(module):
+    if not isinstance(module, nn.Conv2d) or module.groups == 1 or is_depthwise(module):
         return
     for side, channels in (("out", module.out_channels), ("in", module.in_channels)):
         size = channels // module.groups
@@ -347,13 +360,18 @@ def _call_order(network: nn.Module, example: Tensor) -> list[str]:
     return list(dict.fromkeys([*calls, *(path for path, _ in network.named_modules())]))
 
 
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels == module.out_channels
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether a module is a convolution that treats every channel on its own."""
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.groups > 1
+        and module.groups == module.in_channels == module.out_channels
+    )
 
 
 def _is_producer(network: nn.Module, path: str) -> bool:
     module = network.get_submodule(path)
-    return isinstance(module, nn.Conv2d | nn.Linear) and not _is_depthwise(module)
+    return isinstance(module, nn.Conv2d | nn.Linear) and not is_depthwise(module)
 
 
 def _out_channels(module: nn.Module) -> int:

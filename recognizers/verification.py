@@ -60,8 +60,10 @@ def _difference(
         try:
             actual = compact(plain, table, mask)(example)
         except (RuntimeError, ValueError, IndexError) as error:
-            return f"the forward code fixes its channel count ({str(error).splitlines()[0]})"
-    if actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
+            return f"padding or other forward code fixes its channel count ({str(error).splitlines()[0]})"
+    if actual.shape == expected.shape and torch.allclose(
+        actual, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+    ):
         return ""
     return "the sliced network does not compute what the masked one does: its channels are mixed or reordered"
 

@@ -77,7 +77,8 @@ class R2D2(DQN):
     @override(DQN)
     def get_default_config(cls) -> R2D2Config:
         """R2D2's default settings."""
-        return R2D2Config()
+        config: R2D2Config = R2D2Config()
+        return config
 
     @override(DQN)
     def setup(self, config: R2D2Config) -> None:

@@ -26,7 +26,7 @@ class R2D2Config(DQNConfig):
 
     What DQN has already keeps its name: ``gamma``, ``lr``, ``n_step``, ``burn_in_len``, ``td_error_loss_fn``,
     ``grad_clip``, ``target_network_update_freq`` (environment steps), ``num_steps_sampled_before_learning_starts``;
-    ``train_batch_size_per_learner`` counts sequences. What R2D2 adds is set by :meth:`training`, :meth:`exploration`
+    ``train_batch_size_per_learner`` counts sequences. What R2D2 adds is set by :meth:`training`, :meth:`ladder`
     and :meth:`network`.
     """
 
@@ -107,7 +107,7 @@ class R2D2Config(DQNConfig):
             value_rescaling=value_rescaling,
         )
 
-    def exploration(
+    def ladder(
         self, *, base: float = NotProvided, exponent: float = NotProvided, anneal_steps: int = NotProvided
     ) -> Self:
         """Set how to explore.
@@ -117,9 +117,7 @@ class R2D2Config(DQNConfig):
             exponent: spread of the ladder; the least curious actor has ``base^(1 + exponent)``.
             anneal_steps: environment steps over which every rate falls from 1 to its rung; 0 for none.
         """
-        return self._assign(
-            exploration_base=base, exploration_exponent=exponent, exploration_anneal_steps=anneal_steps
-        )
+        return self._assign(exploration_base=base, exploration_exponent=exponent, exploration_anneal_steps=anneal_steps)
 
     def network(
         self,
@@ -176,7 +174,6 @@ class R2D2Config(DQNConfig):
         Raises:
             ConfigurationError: a setting is out of its range, or two contradict each other.
         """
-        super().validate()
         requirements = {
             "burn_in_len must not be negative": self.burn_in_len >= 0,
             "train_len must be at least 1": self.train_len >= 1,
@@ -203,6 +200,10 @@ class R2D2Config(DQNConfig):
         for requirement, met in requirements.items():
             if not met:
                 raise ConfigurationError(f"{requirement}; got {self._settings_text()}")
+        try:
+            super().validate()
+        except ValueError as error:
+            raise ConfigurationError(f"RLlib refuses the configuration: {error}") from error
 
     def _settings_text(self) -> str:
         names = ("burn_in_len", "train_len", "n_step", "replay_stride", "replay_capacity", "gamma", "updates_per_step")

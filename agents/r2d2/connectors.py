@@ -10,6 +10,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from agents.r2d2.episodes import SINGLE_OBSERVATION, as_mapping
+from recognizers.errors import ConfigurationError
 
 PREVIOUS_ACTION = "previous_action"
 """Observation key: 0 at an episode's start, else the previous action plus one."""
@@ -33,8 +34,15 @@ def with_previous(observation: Any, previous_action: int, previous_reward: float
 
 
 def with_previous_space(space: gym.Space[Any], num_actions: int) -> gym.spaces.Dict:
-    """Space of :func:`with_previous`."""
-    entries = space.spaces if isinstance(space, gym.spaces.Dict) else {SINGLE_OBSERVATION: space}
+    """Space of :func:`with_previous`.
+
+    Raises:
+        ConfigurationError: the observations are of a kind that the network cannot take in.
+    """
+    entries = dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {SINGLE_OBSERVATION: space}
+    for key, entry in entries.items():
+        if not isinstance(entry, gym.spaces.Box | gym.spaces.MultiBinary):
+            raise ConfigurationError(f"R2D2 needs Box and MultiBinary observations; {key!r} is {entry}")
     return gym.spaces.Dict(
         {
             **entries,
@@ -57,13 +65,11 @@ class PrevActionReward(ConnectorV2):
     ) -> gym.Space[Any]:
         """Space of the observations after this connector."""
         if not isinstance(input_action_space, gym.spaces.Discrete):
-            raise TypeError(f"R2D2 needs a Discrete action space, got {input_action_space}")
+            raise ConfigurationError(f"R2D2 needs a Discrete action space, got {input_action_space}")
         return with_previous_space(input_observation_space, int(input_action_space.n))
 
     @override(ConnectorV2)
-    def __call__(
-        self, *, batch: dict[str, Any], episodes: list[SingleAgentEpisode], **kwargs: Any
-    ) -> dict[str, Any]:
+    def __call__(self, *, batch: dict[str, Any], episodes: list[SingleAgentEpisode], **kwargs: Any) -> dict[str, Any]:
         """Fill the observation column of the batch, one item per running episode."""
         for episode in self.single_agent_episode_iterator(episodes):
             started = episode.t > 0

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from agents.r2d2.episodes import Fragment, fragment_from_rllib
 from agents.r2d2.exploration import actor_epsilons
@@ -19,6 +21,23 @@ class R2D2EnvRunner(SingleAgentEnvRunner):
             # A remote process owns its CPUs only; torch would take all of the machine's.
             torch.set_num_threads(max(1, int(config.num_cpus_per_env_runner)))
         super().__init__(config=config, **kwargs)
+        self._reseed(0)
+
+    def _reseed(self, env_steps: int) -> None:
+        # RLlib seeds environment j of runner i with seed + i + j, the same for different (i, j), and anew after every
+        # restart. A hash of (seed, runner, steps so far) repeats neither across runners nor over time.
+        if self.config.seed is not None and not self.config.in_evaluation:
+            sequence = np.random.SeedSequence([self.config.seed, self.worker_index, env_steps])
+            self._seed = int(sequence.generate_state(1)[0]) >> 1
+            torch.manual_seed(self._seed)
+
+    @override(SingleAgentEnvRunner)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take over weights and counters; one that joins late does not repeat the first episodes of the run."""
+        super().set_state(state)
+        steps = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
+        if self._needs_initial_reset and steps > 0:
+            self._reseed(int(steps))
 
     @override(SingleAgentEnvRunner)
     def make_module(self) -> None:

@@ -41,7 +41,7 @@ def annealed(epsilons: Tensor, env_steps: int, anneal_steps: int) -> Tensor:
     nothing from the start.
     """
     progress = 1.0 if anneal_steps <= 0 else min(1.0, env_steps / anneal_steps)
-    return 1.0 + progress * (epsilons - 1.0)
+    return (1.0 - progress) + progress * epsilons
 
 
 def epsilon_greedy(

@@ -63,7 +63,8 @@ class FlatHead(nn.Module):
         """LSTM inputs ``[B, T, encoded_size]``; ``previous_action`` is 0 for none, else the action plus one."""
         flat = [observation[key].flatten(start_dim=2).float() for key in self._keys]  # [B, T, ...] each
         inputs = [*flat, self.previous_action(previous_action), previous_reward.unsqueeze(-1)]
-        return self.encoder(torch.cat(inputs, dim=-1))
+        encoded: Tensor = self.encoder(torch.cat(inputs, dim=-1))
+        return encoded
 
     def forward(self, hidden: Tensor, observation: Mapping[str, Tensor], action_mask: Tensor) -> Tensor:
         """Q-values ``[B, T, A]`` from LSTM outputs ``[B, T, H]``."""
@@ -172,7 +173,8 @@ class UnitHead(nn.Module):
             nn.functional.embedding(previous_action, embeddings),
             previous_reward.unsqueeze(-1),
         ]
-        return self.encoder(torch.cat(inputs, dim=-1))
+        encoded: Tensor = self.encoder(torch.cat(inputs, dim=-1))
+        return encoded
 
     def forward(self, hidden: Tensor, observation: Mapping[str, Tensor], action_mask: Tensor) -> Tensor:
         """Q-values ``[B, T, A]`` from LSTM outputs ``[B, T, H]``."""

@@ -85,7 +85,7 @@ class R2D2TorchLearner(DQNLearner, TorchLearner):
 
         error_of = nn.functional.huber_loss if config.td_error_loss_fn == "huber" else nn.functional.mse_loss
         errors = error_of(chosen, targets, reduction="none") * batch[WEIGHTS].unsqueeze(1)  # [B, T]
-        loss = errors[valid].mean()
+        loss: Tensor = errors[valid].mean()
 
         td_errors = (targets - chosen).detach()
         priorities = sequence_priorities(td_errors, valid, config.priority_eta)

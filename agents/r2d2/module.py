@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,8 +37,6 @@ class R2D2TorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetA
     @override(TorchRLModule)
     def setup(self) -> None:
         """Build the online network from the spaces and ``model_config``."""
-        if not isinstance(self.action_space, gym.spaces.Discrete):
-            raise TypeError(f"R2D2 needs a Discrete action space, got {self.action_space}")
         shapes = {
             key: space.shape or ()
             for key, space in self.observation_space.spaces.items()

@@ -142,5 +142,5 @@ def _open_forget_gate(lstm: nn.LSTM) -> None:
     """Start with a forget-gate bias of 1, so that the state survives long gaps (Jozefowicz et al. 2015)."""
     forget = slice(lstm.hidden_size, 2 * lstm.hidden_size)  # PyTorch's order of gates: input, forget, cell, output
     with torch.no_grad():
-        lstm.bias_ih_l0[forget] = 1.0
-        lstm.bias_hh_l0[forget] = 0.0
+        lstm.get_parameter("bias_ih_l0")[forget] = 1.0
+        lstm.get_parameter("bias_hh_l0")[forget] = 0.0

@@ -17,59 +17,75 @@ class NetworkSettings(_Section):
     """The network."""
 
     head: Literal["unit", "flat"] = Field(
-        "unit", description="unit: score every action by a description of it; flat: one output per action"
+        default="unit", description="unit: score every action by a description of it; flat: one output per action"
     )
-    lstm_size: int = Field(128, ge=1, description="width of the recurrent state (R2D2 uses 512 for Atari)")
-    encoder_size: int = Field(128, ge=1, description="width of the layer before the LSTM")
-    embedding_size: int = Field(32, ge=1, description="width of an action's embedding")
+    lstm_size: int = Field(default=128, ge=1, description="width of the recurrent state (R2D2 uses 512 for Atari)")
+    encoder_size: int = Field(default=128, ge=1, description="width of the layer before the LSTM")
+    embedding_size: int = Field(default=32, ge=1, description="width of an action's embedding")
     action_embedding: bool = Field(
-        True, description="learn an embedding per action beside its description; off for transfer (head 'unit')"
+        default=True, description="learn an embedding per action beside its description; off for transfer (head 'unit')"
     )
 
 
 class ReplaySettings(_Section):
     """Prioritised replay of sequences (R2D2, section 2.3)."""
 
-    capacity: int = Field(100_000, ge=1, description="environment steps held")
-    train_length: int = Field(24, ge=1, description="trained steps of a sequence (R2D2: 80)")
-    burn_in: int = Field(8, ge=0, description="steps that warm the recurrent state up before them (R2D2: 40)")
-    stride: int = Field(12, ge=1, description="steps between the starts of sequences (R2D2: 40, half of 80)")
-    priority_exponent: float = Field(0.9, ge=0, description="alpha, no unit; 0 draws uniformly (R2D2: 0.9)")
-    importance_exponent: float = Field(0.6, ge=0, description="beta, no unit; 0 leaves the bias (R2D2: 0.6)")
-    priority_eta: float = Field(0.9, ge=0, le=1, description="weight of the largest error in a priority (R2D2: 0.9)")
-    warmup: int = Field(500, ge=0, description="environment steps before learning starts")
+    capacity: int = Field(default=100_000, ge=1, description="environment steps held")
+    train_length: int = Field(default=24, ge=1, description="trained steps of a sequence (R2D2: 80)")
+    burn_in: int = Field(default=8, ge=0, description="steps that warm the recurrent state up before them (R2D2: 40)")
+    stride: int = Field(default=12, ge=1, description="steps between the starts of sequences (R2D2: 40, half of 80)")
+    priority_exponent: float = Field(default=0.9, ge=0, description="alpha, no unit; 0 draws uniformly (R2D2: 0.9)")
+    importance_exponent: float = Field(default=0.6, ge=0, description="beta, no unit; 0 leaves the bias (R2D2: 0.6)")
+    priority_eta: float = Field(
+        default=0.9, ge=0, le=1, description="weight of the largest error in a priority (R2D2: 0.9)"
+    )
+    warmup: int = Field(default=500, ge=0, description="environment steps before learning starts")
 
 
 class LearningSettings(_Section):
     """Targets and updates."""
 
-    lr: float = Field(5e-4, gt=0, description="learning rate of Adam (R2D2: 1e-4 at batch 64)")
-    gamma: float = Field(0.997, gt=0, le=1, description="discount per step (R2D2: 0.997)")
-    n_step: int = Field(10, ge=1, description="rewards summed in a target; many, as episodes are long and updates few")
-    batch_size: int = Field(32, ge=1, description="sequences per update (R2D2: 64)")
-    updates_per_step: float = Field(0.125, gt=0, description="learner updates per environment step")
-    target_update_steps: int = Field(1000, ge=1, description="environment steps between copies of the target network")
-    loss: Literal["huber", "squared"] = Field("huber", description="squared: R2D2; huber: bounded gradient per error")
-    value_rescaling: bool = Field(False, description="learn rescaled values (R2D2: true); returns here are small")
-    grad_clip: float = Field(40.0, gt=0, description="largest norm of the gradient (Ape-X: 40)")
-    reward_scale: float = Field(1.0, gt=0, description="factor that brings returns to about 3-10; learning only")
+    lr: float = Field(default=5e-4, gt=0, description="learning rate of Adam (R2D2: 1e-4 at batch 64)")
+    gamma: float = Field(default=0.997, gt=0, le=1, description="discount per step (R2D2: 0.997)")
+    n_step: int = Field(
+        default=10, ge=1, description="rewards summed in a target; many, as episodes are long and updates few"
+    )
+    batch_size: int = Field(default=32, ge=1, description="sequences per update (R2D2: 64)")
+    updates_per_step: float = Field(default=0.125, gt=0, description="learner updates per environment step")
+    target_update_steps: int = Field(
+        default=1000, ge=1, description="environment steps between copies of the target network"
+    )
+    loss: Literal["huber", "squared"] = Field(
+        default="huber", description="squared: R2D2; huber: bounded gradient per error"
+    )
+    value_rescaling: bool = Field(
+        default=False, description="learn rescaled values (R2D2: true); returns here are small"
+    )
+    grad_clip: float = Field(default=40.0, gt=0, description="largest norm of the gradient (Ape-X: 40)")
+    reward_scale: float = Field(
+        default=1.0, gt=0, description="factor that brings returns to about 3-10; learning only"
+    )
 
 
 class ExplorationSettings(_Section):
     """The ladder of exploration rates, base^(1 + exponent i / (N - 1)) over N actors (Ape-X, section 4.1)."""
 
-    base: float = Field(0.4, ge=0, le=1, description="rate of the most curious actor (Ape-X: 0.4)")
-    exponent: float = Field(2.0, ge=0, description="spread of the ladder (Ape-X: 7 for hundreds of actors)")
-    anneal_steps: int = Field(1000, ge=0, description="environment steps over which rates fall from 1 to their rungs")
+    base: float = Field(default=0.4, ge=0, le=1, description="rate of the most curious actor (Ape-X: 0.4)")
+    exponent: float = Field(default=2.0, ge=0, description="spread of the ladder (Ape-X: 7 for hundreds of actors)")
+    anneal_steps: int = Field(
+        default=1000, ge=0, description="environment steps over which rates fall from 1 to their rungs"
+    )
 
 
 class SamplingSettings(_Section):
     """The runners; an actor is one environment of one runner."""
 
-    num_env_runners: int = Field(2, ge=0, description="processes that sample; 0 samples in the learner's own")
-    num_envs_per_env_runner: int = Field(4, ge=1, description="environments in each")
-    cpus_per_env_runner: float = Field(1.0, gt=0, description="CPU cores each one reserves")
-    rollout_length: int = Field(20, ge=1, description="steps of each environment per sampling request, from n_step")
+    num_env_runners: int = Field(default=2, ge=0, description="processes that sample; 0 samples in the learner's own")
+    num_envs_per_env_runner: int = Field(default=4, ge=1, description="environments in each")
+    cpus_per_env_runner: float = Field(default=1.0, gt=0, description="CPU cores each one reserves")
+    rollout_length: int = Field(
+        default=20, ge=1, description="steps of each environment per sampling request, from n_step"
+    )
 
 
 class R2D2Settings(_Section):
@@ -80,9 +96,9 @@ class R2D2Settings(_Section):
     learning: LearningSettings = Field(default_factory=LearningSettings, description="targets and updates")
     exploration: ExplorationSettings = Field(default_factory=ExplorationSettings, description="exploration rates")
     sampling: SamplingSettings = Field(default_factory=SamplingSettings, description="the runners")
-    total_steps: int = Field(20_000, ge=1, description="environment steps of the whole training")
-    evaluation_interval: int = Field(1000, ge=1, description="environment steps between greedy evaluations")
-    checkpoint_interval: int = Field(1000, ge=1, description="environment steps between checkpoints")
+    total_steps: int = Field(default=20_000, ge=1, description="environment steps of the whole training")
+    evaluation_interval: int = Field(default=1000, ge=1, description="environment steps between greedy evaluations")
+    checkpoint_interval: int = Field(default=1000, ge=1, description="environment steps between checkpoints")
 
     def to_config(
         self,
@@ -102,7 +118,7 @@ class R2D2Settings(_Section):
             seed: seeds environments, networks, exploration and replay.
             directory: for RLlib's own files; a temporary one if not given.
         """
-        config = (
+        config: R2D2Config = (
             R2D2Config()
             .environment(env, env_config=dict(env_config or {}))
             .env_runners(
@@ -111,9 +127,7 @@ class R2D2Settings(_Section):
                 num_cpus_per_env_runner=self.sampling.cpus_per_env_runner,
                 rollout_fragment_length=self.sampling.rollout_length,
             )
-            .network(
-                **self.network.model_dump(), action_table=None if action_table is None else dict(action_table)
-            )
+            .network(**self.network.model_dump(), action_table=None if action_table is None else dict(action_table))
             .training(
                 replay_capacity=self.replay.capacity,
                 train_len=self.replay.train_length,
@@ -134,7 +148,7 @@ class R2D2Settings(_Section):
                 grad_clip=self.learning.grad_clip,
                 reward_scale=self.learning.reward_scale,
             )
-            .exploration(**self.exploration.model_dump())
+            .ladder(**self.exploration.model_dump())
             .reporting(min_sample_timesteps_per_iteration=min(self.evaluation_interval, self.checkpoint_interval))
             .debugging(seed=seed)
             .run(directory=directory)

@@ -114,4 +114,5 @@ def importance_weights(probabilities: NDArray[np.float64], size: int, exponent: 
         exponent: beta; 0 leaves all weights at 1.
     """
     weights = (size * probabilities) ** -exponent
-    return (weights / weights.max()).astype(np.float32)
+    normalised: NDArray[np.float32] = (weights / weights.max()).astype(np.float32)
+    return normalised

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import pickle
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,18 @@ from recognizers.files import atomic_path
 from recognizers.training.config import TrainingConfig
 
 _FORMAT = "zeroout training checkpoint 1"
+# What zipfile and torch.load raise on damaged files.
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    pickle.UnpicklingError,
+)
 
 
 @dataclass(frozen=True)
@@ -122,11 +136,16 @@ class TrainingState:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            # torch.load does not compare the checksums that torch.save writes.
+            if archive.testzip() is not None:
+                raise FileError(f"{path} is a damaged checkpoint: its checksum does not match")
         # Random states must stay on the CPU; load_state_dict moves the rest.
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        # torch's messages run over many lines, the first says what is wrong.
-        raise FileError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+    except _UNREADABLE as error:
+        # torch's messages run over many lines, the first says what is wrong; some errors have none.
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise FileError(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise FileError(f"{path} is not a training checkpoint of this version")
     return content

@@ -19,50 +19,24 @@ MakeShortcut = Callable[[int, int, int], nn.Module]
 class PaddedShortcut(nn.Module):
     """Shortcut of option A: every ``stride``-th pixel, new channels filled with zeros. It has no parameters.
 
-    Which input channel each output channel copies is kept as an explicit map, because pruning removes input and output
-    channels independently of each other: nothing here ties output channel ``before + i`` to input channel ``i``.
-
-    Attributes:
-        source: int64 [out_channels], the input channel that is copied; ``in_channels`` itself stands for zeros.
-            It follows from the architecture and the pruning, so it is not part of the state dict.
+    The padding puts input channel ``i`` at a fixed place among the output channels, so the channels that it joins
+    cannot be sliced independently of each other; units of these networks are the inner channels of the blocks.
     """
-
-    source: torch.Tensor
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.in_channels = in_channels
         self.stride = stride
-        before = (out_channels - in_channels) // 2
-        source = torch.full((out_channels,), in_channels)
-        source[before : before + in_channels] = torch.arange(in_channels)
-        self.register_buffer("source", source, persistent=False)
-
-    @property
-    def out_channels(self) -> int:
-        """Number of output channels."""
-        return len(self.source)
-
-    def keep_inputs(self, kept: torch.Tensor) -> None:
-        """Restrict the input to the channels ``kept`` (int64, ascending); outputs that copied others become zero."""
-        renumbered = self.source.new_full((self.in_channels + 1,), len(kept))
-        renumbered[kept] = torch.arange(len(kept), device=renumbered.device)
-        self.source = renumbered[self.source]
-        self.in_channels = len(kept)
-
-    def keep_outputs(self, kept: torch.Tensor) -> None:
-        """Restrict the output to the channels ``kept`` (int64, ascending)."""
-        self.source = self.source[kept]
+        self.before = (out_channels - in_channels) // 2
+        self.after = out_channels - in_channels - self.before
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map [N, in_channels, H, W] to [N, out_channels, ceil(H/stride), ceil(W/stride)]."""
         sampled = features[:, :, :: self.stride, :: self.stride]
-        with_zeros = nn.functional.pad(sampled, (0, 0, 0, 0, 0, 1))  # [N, in_channels + 1, h, w]
-        return with_zeros.index_select(1, self.source)
+        return nn.functional.pad(sampled, (0, 0, 0, 0, self.before, self.after))
 
     def extra_repr(self) -> str:
         """Arguments as shown when the module is printed."""
-        return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
+        return f"zeros={self.before}+{self.after}, stride={self.stride}"
 
 
 def projection_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:

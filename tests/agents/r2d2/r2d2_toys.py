@@ -1,5 +1,6 @@
 """Small environments with the observation layout of the pruning environment, or with something to remember."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -64,14 +65,14 @@ class ToyPruning(gym.Env[dict[str, Any], int]):
         )
         self.action_space = gym.spaces.Discrete(actions)
 
-    @classmethod
-    def action_table(cls) -> dict[str, Any]:
-        layers = [layer for layer, blocks in enumerate(cls.BLOCKS) for _ in range(blocks)]
-        return {
-            "layer_of_action": layers,
-            "action_of_unit": [action for action in range(len(layers)) for _ in range(cls.UNITS_PER_BLOCK)],
-            "features": [[float(layer), action / len(layers)] for action, layer in enumerate(layers)],
-        }
+    @property
+    def action_table(self) -> SimpleNamespace:
+        layers = np.repeat(np.arange(len(self.BLOCKS)), self.BLOCKS)
+        return SimpleNamespace(
+            layer_of_action=layers,
+            action_of_unit=np.repeat(np.arange(len(layers)), self.UNITS_PER_BLOCK),
+            features=np.stack([layers, np.arange(len(layers)) / len(layers)], axis=1).astype(np.float32),
+        )
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)

@@ -1,0 +1,8 @@
+"""Baseline policies. Importing this package registers them."""
+
+from agents.baselines.allocations import GlobalAllocation, UniformAllocation
+from agents.baselines.lookahead import Lookahead
+from agents.baselines.random import RandomPolicy
+from agents.baselines.search import RandomSearch
+
+__all__ = ["GlobalAllocation", "Lookahead", "RandomPolicy", "RandomSearch", "UniformAllocation"]

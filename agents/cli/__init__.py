@@ -1,0 +1,5 @@
+"""The ``zeroout`` command."""
+
+from agents.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,50 @@
+"""Entry point: parses the command line, runs a command, turns errors into one line."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from agents.cli import benchmark, controller, finetune, prune, quickstart, recognizer, report, validate
+from agents.cli.output import print_summary
+from recognizers.errors import ZeroOutError
+
+Command = Callable[[argparse.Namespace], dict[str, Any]]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="zeroout",
+        description="Prune convolutional networks by reinforcement learning, and by every rule worth comparing with.",
+        epilog="example:\n  zeroout quickstart\n  zeroout prune --task digits/convnet --policy lookahead\n\n"
+        "`zeroout COMMAND --help` says more, with an example.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (quickstart, recognizer, controller, prune, benchmark, finetune, validate, report):
+        module.add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0; 2 for bad input, as the parser itself has it; 130 after an interrupt.
+    """
+    parsed = build_parser().parse_args(arguments)
+    run: Command = parsed.run
+    try:
+        summary = run(parsed)
+    except ZeroOutError as error:
+        if parsed.debug:
+            traceback.print_exc()
+        sys.stderr.write(f"zeroout: error: {' '.join(str(error).split())}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("zeroout: interrupted; what was finished is in the run directory\n")
+        return 130
+    print_summary(summary, as_json=parsed.json)
+    return 0

@@ -1,0 +1,76 @@
+"""What commands print: a summary, for people or as JSON."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agents.results import Result
+
+
+def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a command's summary: one line of JSON, or the texts under its key ``_text``."""
+    content = {key: value for key, value in summary.items() if key != "_text"}
+    sys.stdout.write(json.dumps(content) if as_json else str(summary["_text"]))
+    sys.stdout.write("\n")
+
+
+def note(text: str, *, quiet: bool) -> None:
+    """Say on standard error what a command is about to do."""
+    if not quiet:
+        sys.stderr.write(f"{text}\n")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain text table: first column left-aligned, the others right-aligned."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def results_table(results: Sequence[Result]) -> str:
+    """Results side by side; percentages, accuracies with their splits."""
+    first = results[0]
+    rows = [
+        [
+            "(baseline)",
+            "-",
+            "-",
+            _percent(first.baseline_validation_accuracy),
+            _percent(first.baseline_selection_accuracy),
+            _percent(first.baseline_test_accuracy),
+            "",
+            "-",
+            "-",
+            "-",
+        ]
+    ]
+    for result in results:
+        finetuned = result.finetuned
+        rows.append(
+            [
+                result.policy,
+                _percent(result.parameter_reduction),
+                _percent(result.macs_reduction),
+                _percent(result.validation_accuracy),
+                _percent(result.selection_accuracy),
+                _percent(result.test_accuracy),
+                _percent(finetuned.test_accuracy) if finetuned else "",
+                f"{result.environment_steps:,}",
+                f"{result.evaluations:,}",
+                f"{result.seconds['policy']:.1f}",
+            ]
+        )
+    header = ["policy", "params -%", "MACs -%", "val %", "select %", "test %", "tuned %", "steps", "evals", "seconds"]
+    return table(header, rows)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"

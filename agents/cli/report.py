@@ -1,0 +1,24 @@
+"""``zeroout report``: write the page of a run again."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from agents.cli.arguments import add_command, add_common
+from agents.report import write_report
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = add_command(
+        commands, "report", "write report.html of a run directory (again)", "zeroout report runs/quickstart"
+    )
+    parser.add_argument("directory", type=Path, help="run directory")
+    add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write the report."""
+    page = write_report(arguments.directory)
+    return {"command": "report", "report": str(page), "_text": f"report: {page}"}

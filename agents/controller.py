@@ -1,0 +1,302 @@
+"""Training the R2D2 controller on a task: iterations, greedy evaluations, checkpoints, candidate masks, logs."""
+
+import itertools
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from ray.rllib.algorithms.dqn.dqn_learner import QF_LOSS_KEY, QF_MAX_KEY, QF_MEAN_KEY, TD_ERROR_MEAN_KEY
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.tune.registry import register_env
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from agents.policy import Policy, register_policy
+from agents.r2d2.algorithm import NUM_ENV_STEPS_LIFETIME, NUM_UPDATES_LIFETIME, R2D2, REPLAY_SEQUENCES
+from agents.r2d2.episodes import FinishedEpisode
+from agents.r2d2.exploration import annealed, ladder
+from agents.r2d2.policy import MODULE_IN_CHECKPOINT, R2D2Controller
+from agents.r2d2.settings import R2D2Settings, action_table_of
+from agents.run_directory import RunDirectory
+from agents.running import Run, Spent, run_policy
+from agents.selection import candidates, choose
+from envs.episodes import Episode, play, read_episodes, write_episodes
+from envs.pruning import PruningEnv
+from envs.tasks import TaskConfig
+from recognizers.errors import ConfigurationError, FileError
+from recognizers.files import read_json, read_text, write_json, write_text
+from recognizers.settings import validate
+
+RLLIB_ENV = "zeroout/Pruning-v0"
+LEARNER_FIGURES = {"loss": QF_LOSS_KEY, "mean_q": QF_MEAN_KEY, "max_q": QF_MAX_KEY, "td_error": TD_ERROR_MEAN_KEY}
+"""Logged name and RLlib's name of the learner's figures."""
+RECENT = 20
+"""Episodes that the running mean of the return covers."""
+
+
+@register_policy("r2d2")
+def r2d2_policy(source: str | None = None, seed: int = 0) -> Policy:
+    """The greedy policy of a trained controller; ``source`` is a checkpoint or a run directory of ``zeroout train``."""
+    if source is None:
+        raise ConfigurationError("policy 'r2d2' needs a trained controller: r2d2:RUN_DIRECTORY or r2d2:CHECKPOINT")
+    best = Path(source) / "checkpoints" / "best"
+    return R2D2Controller(best if best.is_dir() else source)
+
+
+class TrainSettings(BaseModel):
+    """What ``zeroout train`` runs: a task, a controller and a seed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    task: TaskConfig
+    controller: R2D2Settings = Field(default_factory=R2D2Settings)
+    seed: int = Field(0, ge=0, description="of the controller, its exploration, its replay and the environments")
+
+
+def make_env(config: dict[str, Any]) -> PruningEnv:
+    """An environment in a runner, from plain values."""
+    # Runners share the machine's cores among themselves; a thread pool in each would only fight for them.
+    torch.set_num_threads(1)
+    return PruningEnv(validate(TaskConfig, config["task"], "task"), action_mask=True)
+
+
+def start_ray(address: str | None = None) -> None:
+    """Start Ray on this machine, or connect to the cluster at ``address``; nothing where it runs already."""
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+
+
+class ControllerTraining:
+    """One training run in a run directory, resumable.
+
+    Args:
+        settings: what to train, on what.
+        run: where; ``settings.task`` names weights that every runner can read.
+        env: an environment of the task in this process, for evaluations and the choice of masks.
+        resume: go on from the run's last checkpoint.
+        progress: show a progress bar.
+
+    Raises:
+        FileError: there is no checkpoint to resume from, or it is corrupt.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, run: RunDirectory, env: PruningEnv, *, resume: bool = False, progress: bool = True
+    ) -> None:
+        self.settings, self.run, self.env, self.show_progress = settings, run, env, progress
+        self.progress = Progress()
+        self.episodes: list[Episode] = []
+        self._evaluated: list[tuple[str, Episode]] = []
+        self._recent = deque[float](maxlen=RECENT)
+        if resume:
+            self._read_progress()
+        register_env(RLLIB_ENV, make_env)
+        config = settings.controller.to_config(
+            RLLIB_ENV,
+            {"task": settings.task.model_dump(mode="json")},
+            action_table=action_table_of(env),
+            seed=settings.seed,
+            directory=str(run.path / "rllib"),
+        )
+        self.algorithm = R2D2(config=config)
+        if self.progress.checkpoint:
+            self.algorithm.restore_from_path(str((run.checkpoints / self.progress.checkpoint).absolute()))
+
+    def train(self) -> None:
+        """Train until the settings' environment steps are spent."""
+        controller, progress = self.settings.controller, self.progress
+        total = controller.total_steps
+        bar = tqdm(total=total, initial=progress.steps, desc="train", unit="step", disable=not self.show_progress)
+        with SummaryWriter(str(self.run.tensorboard)) as writer, bar:
+            while progress.steps < total:
+                started, before = time.perf_counter(), progress.steps
+                metrics = self.algorithm.train()
+                progress.steps = int(metrics[NUM_ENV_STEPS_LIFETIME])
+                self._take(self._episode(episode) for episode in self.algorithm.finished_episodes())
+                record = self._record(metrics)
+                due = before // controller.evaluation_interval != progress.steps // controller.evaluation_interval
+                if due or progress.steps >= total:
+                    record |= self._evaluate()
+                progress.seconds += time.perf_counter() - started
+                record["seconds"] = progress.seconds
+                self._log(writer, record)
+                if due or progress.steps >= total:
+                    self._checkpoint()
+                bar.update(progress.steps - before)
+                bar.set_postfix_str(_postfix(record))
+
+    def finish(self, name: str = "r2d2") -> Run:
+        """Choose the best evaluated controller and the best mask of all episodes; measure the latter once.
+
+        The controller is chosen by its greedy episode, the mask among those of all episodes, both with the selection
+        split. The result's own episode is that of the chosen controller.
+        """
+        chosen = choose(self.env, [episode for _, episode in self._evaluated]).candidate.episode
+        module = next(module for module, episode in self._evaluated if episode is chosen)
+        best = self.run.checkpoints / "best"
+        shutil.rmtree(best, ignore_errors=True)
+        _copy_directory(self.run.checkpoints / module, best)
+        progress = self.progress
+        steps = progress.steps + progress.evaluation_steps
+        return run_policy(
+            self.env,
+            R2D2Controller(best),
+            name,
+            seed=self.settings.seed,
+            also=self.episodes,
+            spent=Spent(steps, steps, progress.seconds),
+        )
+
+    def stop(self) -> None:
+        """Stop runners and learner."""
+        self.algorithm.stop()
+
+    # --- episodes ---
+
+    def _episode(self, finished: FinishedEpisode) -> Episode:
+        """A runner's episode as a replayable record; the reductions follow from the actions."""
+        accuracies = tuple((finished.accuracy or [])[1:])
+        env, mask = self.env, np.ones(self.env.recognizer.n_units, dtype=np.int8)
+        reductions = []
+        for action in finished.actions:
+            mask[env.objective.trim(env.actions.units(action, mask), mask, env.recognizer.costs)] = 0
+            reductions.append(env.recognizer.costs.reductions(mask))
+        return Episode(
+            task=env.task.name,
+            base_sha256=env.recognizer.base_sha256,
+            policy="r2d2",
+            seed=finished.episode_seed or 0,
+            actions=tuple(finished.actions),
+            rewards=tuple(finished.rewards),
+            accuracies=accuracies,
+            parameter_reductions=tuple(parameters for parameters, _ in reductions),
+            macs_reductions=tuple(macs for _, macs in reductions),
+            terminated=finished.terminated,
+            phase="training",
+        )
+
+    def _take(self, episodes: Iterable[Episode]) -> None:
+        """Keep and record episodes."""
+        taken = list(episodes)
+        for episode in taken:
+            scores = [candidate.score for candidate in candidates(self.env, episode)]
+            self.progress.best_score = max([self.progress.best_score, *scores])
+            if episode.phase == "training":
+                self._recent.append(episode.episode_return)
+        self.episodes += taken
+        self.run.add_episodes(taken)
+
+    # --- evaluation and checkpoints ---
+
+    def _evaluate(self) -> dict[str, float]:
+        """Save the algorithm, play one greedy episode with its module, which is kept for the choice at the end."""
+        progress, checkpoints = self.progress, self.run.checkpoints
+        # The full state is large (replay), so only the newest is kept; progress.json says which one is complete.
+        state, module = f"state-{progress.steps:08d}", f"module-{progress.steps:08d}"
+        self.algorithm.save_to_path(str((checkpoints / state).absolute()))
+        _copy_directory(checkpoints / state / MODULE_IN_CHECKPOINT, checkpoints / module)
+        controller = R2D2Controller(checkpoints / module)
+        controller.reset(self.env)
+        episode = play(self.env, controller.act, seed=self.settings.seed, policy="r2d2", phase="evaluation")
+        # Greedy episodes are measured, too, so they count as the controller's effort.
+        progress.evaluation_steps += len(episode.actions)
+        progress.checkpoint = state
+        self._evaluated.append((module, episode))
+        self._take([episode])
+        return {
+            "evaluation_return": episode.episode_return,
+            "evaluation_reduction": episode.parameter_reductions[-1],
+            "evaluation_accuracy": episode.accuracies[-1],
+        }
+
+    def _checkpoint(self) -> None:
+        """Declare the state that was saved last the one to resume from, and remove the older ones."""
+        progress = self.progress
+        progress.episodes = len(self.episodes)
+        progress.modules = {module: self.episodes.index(episode) for module, episode in self._evaluated}
+        write_json(self.run.checkpoints / "progress.json", progress.model_dump())
+        for old in self.run.checkpoints.glob("state-*"):
+            if old.name != progress.checkpoint:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _read_progress(self) -> None:
+        """Take up the last checkpoint; what was recorded after it is cut off, as it will be sampled anew."""
+        path = self.run.checkpoints / "progress.json"
+        if not path.is_file():
+            raise FileError(f"{self.run.path} has no checkpoint to resume from: start again without --resume")
+        self.progress = progress = validate(Progress, read_json(path), str(path))
+        self.episodes = list(itertools.islice(read_episodes(self.run.episodes), progress.episodes))
+        write_episodes(self.run.episodes, self.episodes)
+        self._evaluated = [(module, self.episodes[index]) for module, index in progress.modules.items()]
+        self._recent.extend(
+            [episode.episode_return for episode in self.episodes if episode.phase == "training"][-RECENT:]
+        )
+        lines = read_text(self.run.learning).splitlines(keepends=True)[: progress.records]
+        write_text(self.run.learning, "".join(lines))
+
+    # --- logs ---
+
+    def _record(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """The figures of an iteration that a person looks at."""
+        learner = metrics.get("learners", {}).get(DEFAULT_MODULE_ID, {})
+        record = {
+            "environment_steps": self.progress.steps,
+            "updates": int(metrics[NUM_UPDATES_LIFETIME]),
+            "replay_sequences": int(metrics[REPLAY_SEQUENCES]),
+            "best_score": self.progress.best_score,
+            **{name: float(learner[key]) for name, key in LEARNER_FIGURES.items() if key in learner},
+        }
+        if self._recent:
+            record["episode_return_mean"] = float(np.mean(self._recent))
+        sampling, exploration = self.settings.controller.sampling, self.settings.controller.exploration
+        actors = max(sampling.num_env_runners, 1) * sampling.num_envs_per_env_runner
+        rungs = torch.tensor(ladder(actors, exploration.base, exploration.exponent))
+        rates = annealed(rungs, self.progress.steps, exploration.anneal_steps)
+        return record | {"epsilon_max": float(rates.max()), "epsilon_min": float(rates.min())}
+
+    def _log(self, writer: SummaryWriter, record: Mapping[str, float]) -> None:
+        self.run.add_line(self.run.learning, record)
+        self.progress.records += 1
+        for name, value in record.items():
+            if name != "environment_steps":
+                writer.add_scalar(f"controller/{name}", value, self.progress.steps)
+
+
+class Progress(BaseModel):
+    """Where a training run stands, beside the algorithm's own state."""
+
+    model_config = ConfigDict(extra="forbid")
+    checkpoint: str = Field("", description="folder of the algorithm's state to resume from")
+    steps: int = Field(0, description="environment steps of training")
+    evaluation_steps: int = Field(0, description="environment steps of greedy evaluations")
+    seconds: float = Field(0.0, description="spent training")
+    best_score: float = Field(0.0, description="best objective score of any state so far")
+    episodes: int = Field(0, description="lines of episodes.jsonl that belong to the checkpoint")
+    records: int = Field(0, description="lines of learning.jsonl that belong to the checkpoint")
+    modules: dict[str, int] = Field(default_factory=dict, description="evaluated modules and their greedy episodes")
+
+
+def _copy_directory(source: Path, target: Path) -> None:
+    """Copy a directory so that ``target`` is complete as soon as it exists."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        shutil.copytree(source, temporary)
+        temporary.rename(target)
+    except OSError as error:
+        raise FileError(f"cannot write {target}: {error}") from error
+
+
+def _postfix(record: Mapping[str, float]) -> str:
+    shown = {"best": "best_score", "return": "episode_return_mean", "greedy": "evaluation_return", "eps": "epsilon_max"}
+    return " ".join(f"{label} {record[name]:.3f}" for label, name in shown.items() if name in record)

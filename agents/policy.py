@@ -1,0 +1,97 @@
+"""The policy protocol, and the registry that finds a policy by its name."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from envs.episodes import Episode
+from envs.pruning import Observation, PruningEnv
+from recognizers.criteria import criteria, criterion
+from recognizers.errors import ConfigurationError, UnknownNameError
+
+
+class Policy(Protocol):
+    """Anything that maps an observation to an action.
+
+    A black-box policy uses observation and info alone; a white-box one may keep the environment that :meth:`reset`
+    hands it and look at ``env.recognizer``, or measure candidates with ``env.probe``.
+    """
+
+    def reset(self, env: PruningEnv) -> None:
+        """Prepare for an episode of ``env``, which is reset afterwards. A search may play episodes of its own here."""
+
+    def act(self, observation: Observation, info: dict[str, Any]) -> int:
+        """Choose an action among the valid ones, ``info["action_mask"]``."""
+
+
+@runtime_checkable
+class Search(Policy, Protocol):
+    """A policy that plays episodes of its own before it acts; their masks are candidates for the final one, too."""
+
+    episodes: list[Episode]
+
+
+PolicyFactory = Callable[..., Policy]
+"""From ``seed`` and settings of the policy's own to a policy."""
+
+_POLICIES: dict[str, PolicyFactory] = {}
+_ALLOCATIONS: dict[str, PolicyFactory] = {}
+
+
+def register_policy(name: str) -> Callable[[PolicyFactory], PolicyFactory]:
+    """Register a policy class (or function) under ``name``."""
+    return _register(_POLICIES, "policy", name)
+
+
+def register_allocation(name: str) -> Callable[[PolicyFactory], PolicyFactory]:
+    """Register an allocation: a policy class that takes a ``criterion``; with each one it makes NAME:CRITERION."""
+    return _register(_ALLOCATIONS, "allocation", name)
+
+
+def policies() -> list[str]:
+    """Names of all policies, those of the form ALLOCATION:CRITERION included."""
+    combined = [f"{allocation}:{name}" for allocation in _ALLOCATIONS for name in criteria()]
+    return sorted([*_POLICIES, *combined])
+
+
+def make_policy(name: str, *, seed: int = 0, **settings: Any) -> Policy:
+    """Make a policy by name.
+
+    Args:
+        name: a registered name, ``ALLOCATION:CRITERION``, or ``r2d2:CHECKPOINT``.
+        seed: of everything that the policy draws.
+        settings: of the policy's own, e.g. ``candidates=8`` for ``lookahead``.
+
+    Raises:
+        UnknownNameError: no such policy.
+        ConfigurationError: a setting that the policy does not have.
+    """
+    head, _, tail = name.partition(":")
+    if name in _POLICIES:
+        factory = _POLICIES[name]
+    elif head in _ALLOCATIONS and tail:
+        factory, settings = _ALLOCATIONS[head], {"criterion": criterion(tail), **settings}
+    elif head in _POLICIES and tail:
+        factory, settings = _POLICIES[head], {"source": tail, **settings}
+    else:
+        raise UnknownNameError("policy", name, policies())
+    try:
+        return factory(seed=seed, **settings)
+    except TypeError as error:
+        raise ConfigurationError(f"policy {name!r}: {error}") from error
+
+
+def _register(registry: dict[str, PolicyFactory], kind: str, name: str) -> Callable[[PolicyFactory], PolicyFactory]:
+    def register(factory: PolicyFactory) -> PolicyFactory:
+        if name in registry:
+            raise ValueError(f"{kind} {name!r} is registered already")
+        registry[name] = factory
+        return factory
+
+    return register
+
+
+def argmin_valid(scores: np.ndarray, valid: np.ndarray) -> int:
+    """Index of the least score, ``[A]``, among the valid actions, ``[A]``; the first of equals."""
+    return int(np.argmin(np.where(valid != 0, scores, np.inf)))

@@ -1,0 +1,52 @@
+"""Results: what a policy reached on a task, as written to ``summary.json`` and shown in reports."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Curve(BaseModel):
+    """The path of an episode, from the complete network (first entry) to the final mask (last entry)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    accuracy: tuple[float, ...] = Field(description="on the reward split")
+    parameter_reduction: tuple[float, ...] = Field(description="fraction of parameters removed")
+    macs_reduction: tuple[float, ...] = Field(description="fraction of MACs removed")
+
+
+class Finetuned(BaseModel):
+    """The final network after fine-tuning."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    epochs: int
+    validation_accuracy: float = Field(description="on the reward split")
+    selection_accuracy: float = Field(description="on the selection split, which chose the epoch")
+    test_accuracy: float
+    seconds: float
+
+
+class Result(BaseModel):
+    """One run of one policy on one task. Accuracies and reductions are fractions; validation is the reward split."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    task: str
+    policy: str
+    seed: int
+    recovery: dict[str, Any]
+    objective: dict[str, Any]
+    baseline_validation_accuracy: float
+    baseline_selection_accuracy: float
+    baseline_test_accuracy: float
+    validation_accuracy: float
+    selection_accuracy: float
+    test_accuracy: float = Field(description="measured once, on the final mask")
+    parameter_reduction: float
+    macs_reduction: float
+    episode_return: float = Field(description="of the policy's own (last) episode, before the choice of a mask")
+    kept_units: dict[str, int] = Field(description="kept units per layer")
+    units: dict[str, int] = Field(description="units per layer")
+    environment_steps: int = Field(description="spent by the policy, searches and training included")
+    evaluations: int = Field(description="spent by the policy: environment steps and probes")
+    seconds: dict[str, float] = Field(description="per phase: policy (all of it), zero_out, recover, measure, choose")
+    curve: Curve
+    finetuned: Finetuned | None = None

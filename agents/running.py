@@ -1,0 +1,122 @@
+"""Running one policy on one task: play, choose the final mask, measure it once on the test split."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agents.policy import Policy, Search
+from agents.results import Curve, Result
+from agents.selection import Choice, choose
+from envs.episodes import Episode, play
+from envs.pruning import PruningEnv, Seconds
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run. The environment's recognizer is left in the final state.
+
+    Attributes:
+        result: the figures.
+        episodes: all episodes that the policy played, its own (last) one first.
+        choice: where the final mask comes from.
+    """
+
+    result: Result
+    episodes: list[Episode]
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Effort that was spent elsewhere, e.g. in distributed training."""
+
+    environment_steps: int = 0
+    evaluations: int = 0
+    seconds: float = 0.0
+    phases: Seconds = Seconds()
+
+
+def run_policy(
+    env: PruningEnv,
+    policy: Policy,
+    name: str,
+    *,
+    seed: int,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+    also: Sequence[Episode] = (),
+    spent: Spent | None = None,
+) -> Run:
+    """Let a policy prune, then choose and measure its final mask.
+
+    Args:
+        env: the environment, unwrapped.
+        policy: what acts.
+        name: of the policy, for records.
+        seed: of the episode.
+        on_step: called with every step's info.
+        also: episodes played before, whose masks are candidates, too.
+        spent: what they cost.
+    """
+    spent = spent or Spent()
+    steps, evaluations, phases = env.environment_steps, env.evaluations, env.seconds
+    started = time.perf_counter()
+    policy.reset(env)
+    own = play(env, policy.act, seed=seed, policy=name, on_step=on_step)
+    played = time.perf_counter()
+    spent = Spent(
+        spent.environment_steps + env.environment_steps - steps,
+        spent.evaluations + env.evaluations - evaluations,
+        spent.seconds + played - started,
+        spent.phases + env.seconds - phases,
+    )
+    searched = policy.episodes if isinstance(policy, Search) else []
+    episodes = [own, *searched, *also]
+    choice = choose(env, episodes)
+    result = measure(env, choice, own, name, seed, spent, choosing=time.perf_counter() - played)
+    return Run(result, episodes, choice)
+
+
+def measure(
+    env: PruningEnv, choice: Choice, own: Episode, name: str, seed: int, spent: Spent, *, choosing: float
+) -> Result:
+    """The figures of a choice, whose state the recognizer is in; the only place that looks at the test split."""
+    recognizer = env.recognizer
+    return Result(
+        task=env.task.name,
+        policy=name,
+        seed=seed,
+        recovery=env.task.recovery.model_dump(),
+        objective=env.task.objective.model_dump(),
+        baseline_validation_accuracy=env.baseline_accuracy,
+        baseline_selection_accuracy=recognizer.baseline_accuracy("selection"),
+        baseline_test_accuracy=recognizer.baseline_accuracy("test"),
+        validation_accuracy=choice.candidate.measurement.accuracy,
+        selection_accuracy=choice.selection_accuracy,
+        test_accuracy=recognizer.accuracy("test"),
+        parameter_reduction=recognizer.parameter_reduction,
+        macs_reduction=recognizer.macs_reduction,
+        episode_return=own.episode_return,
+        kept_units=recognizer.kept_units,
+        units={layer.name: len(layer) for layer in recognizer.table.layers},
+        environment_steps=spent.environment_steps,
+        evaluations=spent.evaluations,
+        seconds={
+            "policy": spent.seconds,
+            "zero_out": spent.phases.zero_out,
+            "recover": spent.phases.recover,
+            "measure": spent.phases.measure,
+            "choose": choosing,
+        },
+        curve=path_to(env, choice),
+    )
+
+
+def path_to(env: PruningEnv, choice: Choice) -> Curve:
+    """The path of an episode from the complete network to the chosen state."""
+    episode, steps = choice.candidate.episode, choice.candidate.steps
+    return Curve(
+        accuracy=(env.baseline_accuracy, *episode.accuracies[:steps]),
+        parameter_reduction=(0.0, *episode.parameter_reductions[:steps]),
+        macs_reduction=(0.0, *episode.macs_reductions[:steps]),
+    )

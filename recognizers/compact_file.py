@@ -1,0 +1,51 @@
+"""Saving a compact network, and building it again from its file alone."""
+
+import os
+
+import torch
+from torch import Tensor, nn
+
+from recognizers.blueprint import Blueprint
+from recognizers.compaction import count_channels
+from recognizers.errors import WeightsError
+from recognizers.files import read_tensors, write_tensors
+from recognizers.units import is_depthwise
+
+
+def save_compact(path: str | os.PathLike[str], network: nn.Module, blueprint: Blueprint) -> None:
+    """Write a compact network atomically as safetensors, with the blueprint of the dense network it came from."""
+    write_tensors(path, network.state_dict(), {"format": "zeroout-compact", **blueprint.to_metadata()})
+
+
+def load_compact(path: str | os.PathLike[str]) -> nn.Module:
+    """Build a compact network from its file: a plain module in evaluation mode.
+
+    Raises:
+        FileError: missing or corrupt.
+        WeightsError: not a compact network's file, or its tensors do not fit its architecture.
+    """
+    state, metadata = read_tensors(path)
+    if metadata.get("format") != "zeroout-compact":
+        raise WeightsError(f"{path} is a safetensors file, but not a compact network's")
+    blueprint = Blueprint.from_metadata(metadata, str(path))
+    network = blueprint.create()
+    shape_like(network, state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path} does not fit {blueprint.architecture}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return network.eval()
+
+
+def shape_like(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give the modules of a dense ``network`` the shapes and channel counts of the tensors in ``state``."""
+    for path, module in network.named_modules():
+        prefix = f"{path}." if path else ""
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if prefix + name not in state:
+                continue
+            empty = torch.empty(state[prefix + name].shape, dtype=tensor.dtype)
+            setattr(module, name, nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty)
+        count_channels(module, depthwise=is_depthwise(module))

@@ -1,0 +1,126 @@
+"""The learner's loss and the runner, without an algorithm around them."""
+
+import numpy as np
+import pytest
+import torch
+from ray.rllib.algorithms.dqn.dqn_learner import QF_LOSS_KEY
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from agents.r2d2.algorithm import to_learner_batch
+from agents.r2d2.env_runner import R2D2EnvRunner
+from agents.r2d2.exploration import ladder
+from agents.r2d2.learner import PRIORITIES, SLOTS
+from agents.r2d2.replay import PrioritizedSequenceReplayBuffer
+from agents.r2d2.targets import rescale, unrescale
+
+
+@pytest.fixture
+def sampled(pruning_config, cluster):
+    """A runner, a learner and a buffer filled by the runner."""
+    config = pruning_config.training(reward_scale=3.0)
+    config.validate()
+    runner = R2D2EnvRunner(config=config, worker_index=0)
+    learner = config.build_learner(env=runner.env, spaces=runner.get_spaces())
+    buffer = PrioritizedSequenceReplayBuffer(200, burn_in=2, train_length=3, stride=2, seed=0)
+    for _ in range(3):
+        buffer.add(runner.sample_fragments()[0])
+    yield config, runner, learner, buffer
+    runner.stop()
+
+
+def test_loss_and_priorities_equal_plain_loops(sampled):
+    config, _, learner, buffer = sampled
+    batch = buffer.sample(8)
+    network = learner.module[DEFAULT_MODULE_ID].network  # the target network is still equal to it
+    losses, priorities = [], []
+    for row in range(8):
+        warm, steps = batch.burn_in_lengths[row], batch.train_lengths[row]
+        rows = [*range(warm), *range(2, 2 + steps + 1)]
+        observation = {k: torch.from_numpy(v[row : row + 1, rows]) for k, v in batch.observations.items()}
+        actions = torch.from_numpy(batch.previous_actions[row : row + 1, rows])
+        rewards = torch.from_numpy(batch.previous_rewards[row : row + 1, rows])
+        state = tuple(torch.from_numpy(batch.states[k][row : row + 1]) for k in ("h", "c"))
+        with torch.no_grad():
+            q = network(observation, actions, rewards, state)[0][0, warm:]  # [steps + 1, A]
+        valid = observation["action_mask"][0, warm:]
+        errors = []
+        for t in range(steps):
+            end = min(t + config.n_step, steps)
+            total = sum(config.gamma ** (i - t) * 3.0 * batch.rewards[row, i] for i in range(t, end))
+            if not (batch.terminated[row] and end == steps):
+                best = max((q[end, a] for a in range(5) if valid[end, a]), key=float)
+                total = total + config.gamma ** (end - t) * unrescale(best)
+            target = rescale(torch.as_tensor(total, dtype=torch.float32))
+            errors.append(float(target - q[t, batch.actions[row, t]]))
+        losses += [batch.weights[row] * (0.5 * e * e if abs(e) < 1 else abs(e) - 0.5) for e in errors]
+        sizes = np.abs(errors)
+        priorities.append(0.9 * sizes.max() + 0.1 * sizes.mean())
+    results = learner.update(batch=to_learner_batch(batch), timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: 1})
+    results = results[DEFAULT_MODULE_ID]
+    assert float(results[QF_LOSS_KEY].peek()) == pytest.approx(np.mean(losses), rel=1e-4)
+    assert np.concatenate(results[PRIORITIES].peek()) == pytest.approx(np.array(priorities), rel=1e-4)
+    assert np.concatenate(results[SLOTS].peek()).tolist() == batch.slots.tolist()
+
+
+def test_no_gradient_reaches_the_target_and_it_is_copied_on_time(sampled):
+    _, _, learner, buffer = sampled
+    module = learner.module[DEFAULT_MODULE_ID]
+
+    def distance():
+        pairs = zip(module.network.parameters(), module._target_network.parameters(), strict=True)
+        return sum(float((one - other).detach().abs().sum()) for one, other in pairs)
+
+    assert distance() == 0.0
+    learner.update(batch=to_learner_batch(buffer.sample(8)), timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: 29})
+    assert distance() > 0.0
+    learner.update(batch=to_learner_batch(buffer.sample(8)), timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: 30})
+    assert distance() == 0.0
+    state = learner.get_state()
+    assert state["last_target_update_ts"] == {DEFAULT_MODULE_ID: 30}
+    learner.last_update_ts_by_mid.clear()
+    learner.set_state(state)
+    learner.update(batch=to_learner_batch(buffer.sample(8)), timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: 59})
+    assert distance() > 0.0  # a restored learner waits for its 30 steps
+
+
+def test_stored_states_are_those_of_the_network(sampled):
+    """Replaying an episode from its reset reproduces the recurrent states the actor had."""
+    _, runner, _, buffer = sampled
+    network = runner.module.network
+    episode = next(iter(buffer._episodes.values()))
+    steps = len(episode)
+    observation = {k: torch.from_numpy(v[None, :steps]) for k, v in episode.observations.items()}
+    actions = torch.from_numpy(np.concatenate([[0], episode.actions[:-1] + 1]))[None]
+    rewards = torch.from_numpy(np.concatenate([[0], episode.rewards[:-1]]))[None]
+    hidden, _ = network.unroll(network.encode(observation, actions, rewards), network.initial_state(1))
+    torch.testing.assert_close(hidden[0].detach(), torch.from_numpy(episode.states["h"]))
+
+
+def test_no_two_runners_and_no_restart_repeat_a_seed(pruning_config, cluster):
+    pruning_config.env_runners(num_env_runners=2)
+
+    def seeds(index, state=None):
+        runner = R2D2EnvRunner(config=pruning_config, worker_index=index)
+        if state is not None:
+            runner.set_state(state)
+        fragments, _ = runner.sample_fragments()
+        runner.stop()
+        return {fragment.episode_seed for fragment in fragments}
+
+    assert seeds(1) == seeds(1)
+    assert not seeds(1) & seeds(2)
+    assert not seeds(1) & seeds(1, {NUM_ENV_STEPS_SAMPLED_LIFETIME: 40})
+
+
+def test_runners_have_their_rungs_and_keep_them_through_weight_updates(pruning_config, cluster):
+    pruning_config.env_runners(num_env_runners=2)
+    rungs = ladder(4)
+    for index in (1, 2):
+        runner = R2D2EnvRunner(config=pruning_config, worker_index=index)
+        own = pytest.approx(rungs[2 * index - 2 : 2 * index])
+        assert runner.module.actor_epsilon.tolist() == own
+        runner.set_state(runner.get_state())
+        assert runner.module.actor_epsilon.tolist() == own
+        assert not hasattr(runner.module, "_target_network")
+        runner.stop()

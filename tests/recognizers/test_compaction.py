@@ -1,0 +1,258 @@
+"""The compact network computes what the masked network computes, follows the mask, and writes back what it learnt."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recognizers import zoo
+from recognizers.compaction import CompactNetwork
+from recognizers.costs import CostModel, count_cost
+from recognizers.training import sgd_steps
+from recognizers.units import UnitTable, build_unit_table
+from recognizers.zero_out import insert_zero_outs, set_mask
+
+TORCHVISION = ("mobilenet_v2", "densenet121", "efficientnet_b0")
+
+
+def _images(size: int, batch: int = 8, channels: int = 3) -> torch.Tensor:
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module", params=[*zoo.available(), *TORCHVISION])
+def architecture(request: pytest.FixtureRequest, enliven: Callable[..., nn.Module]) -> tuple[nn.Module, UnitTable]:
+    torch.manual_seed(0)
+    network = enliven(zoo.create(request.param, classes=10, in_channels=3), _images(32))
+    return network, build_unit_table(network, _images(32, 2))
+
+
+class TestEveryArchitecture:
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_masked_and_compact_agree_in_outputs_and_cost(
+        self,
+        architecture: tuple[nn.Module, UnitTable],
+        seed: int,
+        random_mask: Callable[..., np.ndarray],
+        masked_and_compact: Callable[..., tuple[nn.Module, nn.Module]],
+    ) -> None:
+        network, table = architecture
+        mask = random_mask(table, seed)
+        masked, compact = masked_and_compact(network, table, mask)
+        images = _images(32, 3)
+        with torch.no_grad():
+            dense, expected, actual = network(images), masked(images), compact(images)
+        assert dense.std(dim=0).mean() > 0.1, "the comparison would mean nothing"
+        assert (dense - expected).abs().mean() > 0.1, "the mask would have no effect"
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+        assert CostModel(network, table, images)(mask) == count_cost(compact, images)
+
+    def test_costs_of_the_complete_network(self, architecture: tuple[nn.Module, UnitTable]) -> None:
+        network, table = architecture
+        model = CostModel(network, table, _images(32, 2))
+        assert model.baseline == count_cost(network, _images(32, 2))
+        assert model.reductions(np.ones(table.n_units, dtype=np.int8)) == (0.0, 0.0)
+
+    def test_the_network_itself_is_left_alone(
+        self, architecture: tuple[nn.Module, UnitTable], random_mask: Callable[..., np.ndarray]
+    ) -> None:
+        network, table = architecture
+        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        CompactNetwork(network, table).follow(random_mask(table, 2))
+        assert list(before) == list(network.state_dict())
+        assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+@pytest.fixture
+def small(enliven: Callable[..., nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return enliven(zoo.create("convnet", classes=4, in_channels=3, widths=[5, 6, 7]), _images(8, 16))
+
+
+class TestFollowing:
+    def test_successive_masks_equal_slicing_at_once(
+        self,
+        small: nn.Module,
+        random_mask: Callable[..., np.ndarray],
+        masked_and_compact: Callable[..., tuple[nn.Module, nn.Module]],
+    ) -> None:
+        table = build_unit_table(small, _images(8, 2))
+        follower = CompactNetwork(small, table)
+        for seed in range(12):  # channels come back, too
+            mask = random_mask(table, seed)
+            follower.follow(mask)
+            fresh = masked_and_compact(small, table, mask)[1].state_dict()
+            state = follower.module.state_dict()
+            assert list(state) == list(fresh)
+            assert all(torch.equal(state[name], fresh[name]) for name in fresh)
+
+    def test_modules_say_their_new_sizes(self, small: nn.Module) -> None:
+        table = build_unit_table(small, _images(8, 2))
+        mask = np.ones(table.n_units, dtype=np.int8)
+        mask[[0, 5, 6, 11]] = 0  # one of conv1, two of conv2, one of conv3
+        follower = CompactNetwork(small, table)
+        follower.follow(mask)
+        features, linear = follower.module.features, follower.module.linear
+        assert [(conv.in_channels, conv.out_channels) for conv in (features.conv1, features.conv2, features.conv3)] == [
+            (3, 4),
+            (4, 4),
+            (4, 6),
+        ]
+        assert [norm.num_features for norm in (features.bn1, features.bn2, features.bn3)] == [4, 4, 6]
+        assert (linear.in_features, linear.out_features) == (6, 4)
+
+    def test_depthwise_convolution_stays_depthwise(self) -> None:
+        network = nn.Sequential(
+            nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        ).eval()
+        table = build_unit_table(network, _images(8, 2))
+        mask = np.ones(table.n_units, dtype=np.int8)
+        mask[1:6] = 0
+        follower = CompactNetwork(network, table)
+        follower.follow(mask)
+        depthwise = follower.module[1]
+        assert (depthwise.in_channels, depthwise.out_channels, depthwise.groups) == (1, 1, 1)
+        mask[3] = 1
+        follower.follow(mask)
+        assert (depthwise.in_channels, depthwise.out_channels, depthwise.groups) == (2, 2, 2)
+
+    def test_only_reload_takes_over_values_changed_from_outside(self, small: nn.Module) -> None:
+        table = build_unit_table(small, _images(8, 2))
+        mask = np.ones(table.n_units, dtype=np.int8)
+        follower = CompactNetwork(small, table)
+        follower.follow(mask)
+        with torch.no_grad():
+            small.linear.bias.fill_(3.0)
+        follower.follow(mask)
+        assert not (follower.module.linear.bias == 3.0).any()
+        follower.follow(mask, reload=True)
+        assert (follower.module.linear.bias == 3.0).all()
+
+    def test_compact_values_are_not_shared_with_the_dense_network(self, small: nn.Module) -> None:
+        table = build_unit_table(small, _images(8, 2))
+        follower = CompactNetwork(small, table)
+        follower.follow(np.ones(table.n_units, dtype=np.int8), reload=True)
+        before = copy.deepcopy(small.state_dict())
+        with torch.no_grad():
+            for value in follower.module.state_dict().values():
+                value += 1
+        assert all(torch.equal(before[name], tensor) for name, tensor in small.state_dict().items())
+
+
+class TestScattering:
+    @pytest.fixture
+    def pruned(self, small: nn.Module) -> tuple[nn.Module, CompactNetwork]:
+        """conv1 has lost units 1 and 3, conv2 unit 0; then every value of the compact network becomes 9."""
+        table = build_unit_table(small, _images(8, 2))
+        mask = np.ones(table.n_units, dtype=np.int8)
+        mask[[1, 3, 5]] = 0
+        follower = CompactNetwork(small, table)
+        follower.follow(mask)
+        with torch.no_grad():
+            for value in follower.module.state_dict().values():
+                value.fill_(9)
+        return small, follower
+
+    def test_kept_entries_and_nothing_else_are_written(self, pruned: tuple[nn.Module, CompactNetwork]) -> None:
+        network, follower = pruned
+        before = copy.deepcopy(network.state_dict())
+        follower.scatter()
+        kept = {"1": [0, 2, 4], "2": [1, 2, 3, 4, 5], "3": list(range(7))}
+        inputs = {"1": [0, 1, 2], "2": [0, 2, 4], "3": [1, 2, 3, 4, 5]}
+        for name, value in network.state_dict().items():
+            changed = torch.zeros(value.shape, dtype=torch.bool)
+            number = name.split(".")[1][-1]
+            if name.startswith("features.conv"):
+                rows = torch.tensor(kept[number])
+                changed[rows[:, None], torch.tensor(inputs[number])] = True
+            elif name.startswith("features.bn") and value.ndim:
+                changed[kept[number]] = True
+            else:
+                changed[...] = True
+            assert (value[changed] == 9).all(), name
+            assert torch.equal(value[~changed], before[name][~changed]), name
+
+    def test_statistics_only(self, pruned: tuple[nn.Module, CompactNetwork]) -> None:
+        network, follower = pruned
+        before = copy.deepcopy(network.state_dict())
+        follower.scatter(statistics_only=True)
+        parameters = dict(network.named_parameters())
+        changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed == {name for name in before if name not in parameters}
+        assert network.features.bn1.running_mean[[1, 3]].tolist() == before["features.bn1.running_mean"][[1, 3]].tolist()
+
+    def test_untouched_round_trip_changes_nothing(
+        self, small: nn.Module, random_mask: Callable[..., np.ndarray]
+    ) -> None:
+        table = build_unit_table(small, _images(8, 2))
+        before = copy.deepcopy(small.state_dict())
+        follower = CompactNetwork(small, table)
+        for seed in range(6):
+            follower.follow(random_mask(table, seed))
+            follower.scatter()
+        assert all(torch.equal(before[name], tensor) for name, tensor in small.state_dict().items())
+
+
+def _mixed_network() -> nn.Module:
+    """Every way of slicing in one network: plain, depthwise, grouped, flattened into linear."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6),
+        nn.PReLU(6),
+        nn.Conv2d(6, 8, 1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 5),
+        nn.ReLU(),
+        nn.Linear(5, 4),
+    )
+
+
+@pytest.mark.parametrize("build", [lambda: zoo.create("convnet", classes=4, in_channels=3, widths=[5, 6, 7]), _mixed_network])
+def test_training_the_compact_network_is_training_the_masked_one(
+    build: Callable[[], nn.Module], enliven: Callable[..., nn.Module], random_mask: Callable[..., np.ndarray]
+) -> None:
+    torch.manual_seed(0)
+    network = enliven(build(), _images(8, 16))
+    table = build_unit_table(network, _images(8, 2))
+    assert table.n_units > 0
+    mask = random_mask(table, 3)
+    assert (mask == 0).sum() >= 4
+    masked = copy.deepcopy(network)
+    insert_zero_outs(masked, table)
+    set_mask(masked, mask)
+    follower = CompactNetwork(network, table)
+    follower.follow(mask)
+
+    generator = torch.Generator().manual_seed(5)
+    pixels = torch.randint(0, 256, (64, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 4, (64,), generator=generator)
+
+    class Plain:
+        def normalize(self, images: torch.Tensor) -> torch.Tensor:
+            return images.float() / 128 - 1
+
+    settings: dict[str, Any] = {"steps": 6, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
+    settings |= {"batch_size": 16, "flip": True, "padding": 1, "precision": "float32"}
+    for one in (masked, follower.module):
+        sgd_steps(one, pixels, labels, Plain(), generator=torch.Generator().manual_seed(7), **settings)  # type: ignore[arg-type]
+
+    sliced = CompactNetwork(masked, table)
+    sliced.follow(mask, reload=True)
+    expected = sliced.module.state_dict()
+    trained = follower.module.state_dict()
+    start = CompactNetwork(network, table)
+    start.follow(mask, reload=True)
+    moved = [name for name, value in start.module.state_dict().items() if not torch.equal(value, trained[name])]
+    assert set(moved) == set(trained), "every tensor learns"
+    for name, value in expected.items():
+        torch.testing.assert_close(trained[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
