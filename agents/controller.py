@@ -19,7 +19,6 @@ from ray.tune.registry import register_env
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from agents.policy import Policy, register_policy
 from agents.r2d2.algorithm import NUM_ENV_STEPS_LIFETIME, NUM_UPDATES_LIFETIME, R2D2, REPLAY_SEQUENCES
 from agents.r2d2.episodes import FinishedEpisode
 from agents.r2d2.exploration import annealed, ladder
@@ -31,33 +30,15 @@ from agents.selection import candidates, choose
 from envs.episodes import Episode, play, read_episodes, write_episodes
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig
-from recognizers.errors import ConfigurationError, FileError
+from recognizers.errors import FileError
 from recognizers.files import read_json, read_text, write_json, write_text
-from recognizers.settings import validate
+from recognizers.settings import find, override, read_yaml, validate
 
 RLLIB_ENV = "zeroout/Pruning-v0"
 LEARNER_FIGURES = {"loss": QF_LOSS_KEY, "mean_q": QF_MEAN_KEY, "max_q": QF_MAX_KEY, "td_error": TD_ERROR_MEAN_KEY}
 """Logged name and RLlib's name of the learner's figures."""
 RECENT = 20
 """Episodes that the running mean of the return covers."""
-
-
-@register_policy("r2d2")
-def r2d2_policy(source: str | None = None, seed: int = 0) -> Policy:
-    """The greedy policy of a trained controller; ``source`` is a checkpoint or a run directory of ``zeroout train``."""
-    if source is None:
-        raise ConfigurationError("policy 'r2d2' needs a trained controller: r2d2:RUN_DIRECTORY or r2d2:CHECKPOINT")
-    best = Path(source) / "checkpoints" / "best"
-    return R2D2Controller(best if best.is_dir() else source)
-
-
-class TrainSettings(BaseModel):
-    """What ``zeroout train`` runs: a task, a controller and a seed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    task: TaskConfig
-    controller: R2D2Settings = Field(default_factory=R2D2Settings)
-    seed: int = Field(0, ge=0, description="of the controller, its exploration, its replay and the environments")
 
 
 def make_env(config: dict[str, Any]) -> PruningEnv:
@@ -75,13 +56,20 @@ def start_ray(address: str | None = None) -> None:
         ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
 
 
+def load_controller(name: str, overrides: Iterable[str] = ()) -> R2D2Settings:
+    """Shipped controller settings by name, or any by the path of a YAML file, with dotted overrides."""
+    return validate(R2D2Settings, override(read_yaml(find("r2d2", name)), overrides), f"controller {name}")
+
+
 class ControllerTraining:
     """One training run in a run directory, resumable.
 
     Args:
-        settings: what to train, on what.
-        run: where; ``settings.task`` names weights that every runner can read.
-        env: an environment of the task in this process, for evaluations and the choice of masks.
+        controller: settings of what to train.
+        run: where.
+        env: an environment of the task in this process, for evaluations and the choice of masks; its task names
+            weights that every runner can read.
+        seed: of the controller, its exploration, its replay and the environments.
         resume: go on from the run's last checkpoint.
         progress: show a progress bar.
 
@@ -90,9 +78,17 @@ class ControllerTraining:
     """
 
     def __init__(
-        self, settings: TrainSettings, run: RunDirectory, env: PruningEnv, *, resume: bool = False, progress: bool = True
+        self,
+        controller: R2D2Settings,
+        run: RunDirectory,
+        env: PruningEnv,
+        *,
+        seed: int = 0,
+        resume: bool = False,
+        progress: bool = True,
     ) -> None:
-        self.settings, self.run, self.env, self.show_progress = settings, run, env, progress
+        self.controller, self.run, self.env = controller, run, env
+        self.seed, self.show_progress = seed, progress
         self.progress = Progress()
         self.episodes: list[Episode] = []
         self._evaluated: list[tuple[str, Episode]] = []
@@ -100,11 +96,11 @@ class ControllerTraining:
         if resume:
             self._read_progress()
         register_env(RLLIB_ENV, make_env)
-        config = settings.controller.to_config(
+        config = controller.to_config(
             RLLIB_ENV,
-            {"task": settings.task.model_dump(mode="json")},
+            {"task": env.task.model_dump(mode="json")},
             action_table=action_table_of(env),
-            seed=settings.seed,
+            seed=seed,
             directory=str(run.path / "rllib"),
         )
         self.algorithm = R2D2(config=config)
@@ -113,7 +109,7 @@ class ControllerTraining:
 
     def train(self) -> None:
         """Train until the settings' environment steps are spent."""
-        controller, progress = self.settings.controller, self.progress
+        controller, progress = self.controller, self.progress
         total = controller.total_steps
         bar = tqdm(total=total, initial=progress.steps, desc="train", unit="step", disable=not self.show_progress)
         with SummaryWriter(str(self.run.tensorboard)) as writer, bar:
@@ -151,7 +147,7 @@ class ControllerTraining:
             self.env,
             R2D2Controller(best),
             name,
-            seed=self.settings.seed,
+            seed=self.seed,
             also=self.episodes,
             spent=Spent(steps, steps, progress.seconds),
         )
@@ -189,7 +185,8 @@ class ControllerTraining:
         taken = list(episodes)
         for episode in taken:
             scores = [candidate.score for candidate in candidates(self.env, episode)]
-            self.progress.best_score = max([self.progress.best_score, *scores])
+            best = self.progress.best_score
+            self.progress.best_score = max(scores if best is None else [best, *scores], default=best)
             if episode.phase == "training":
                 self._recent.append(episode.episode_return)
         self.episodes += taken
@@ -206,7 +203,7 @@ class ControllerTraining:
         _copy_directory(checkpoints / state / MODULE_IN_CHECKPOINT, checkpoints / module)
         controller = R2D2Controller(checkpoints / module)
         controller.reset(self.env)
-        episode = play(self.env, controller.act, seed=self.settings.seed, policy="r2d2", phase="evaluation")
+        episode = play(self.env, controller.act, seed=self.seed, policy="r2d2", phase="evaluation")
         # Greedy episodes are measured, too, so they count as the controller's effort.
         progress.evaluation_steps += len(episode.actions)
         progress.checkpoint = state
@@ -252,12 +249,13 @@ class ControllerTraining:
             "environment_steps": self.progress.steps,
             "updates": int(metrics[NUM_UPDATES_LIFETIME]),
             "replay_sequences": int(metrics[REPLAY_SEQUENCES]),
-            "best_score": self.progress.best_score,
             **{name: float(learner[key]) for name, key in LEARNER_FIGURES.items() if key in learner},
         }
+        if self.progress.best_score is not None:
+            record["best_score"] = self.progress.best_score
         if self._recent:
             record["episode_return_mean"] = float(np.mean(self._recent))
-        sampling, exploration = self.settings.controller.sampling, self.settings.controller.exploration
+        sampling, exploration = self.controller.sampling, self.controller.exploration
         actors = max(sampling.num_env_runners, 1) * sampling.num_envs_per_env_runner
         rungs = torch.tensor(ladder(actors, exploration.base, exploration.exponent))
         rates = annealed(rungs, self.progress.steps, exploration.anneal_steps)
@@ -279,7 +277,7 @@ class Progress(BaseModel):
     steps: int = Field(0, description="environment steps of training")
     evaluation_steps: int = Field(0, description="environment steps of greedy evaluations")
     seconds: float = Field(0.0, description="spent training")
-    best_score: float = Field(0.0, description="best objective score of any state so far")
+    best_score: float | None = Field(None, description="best objective score of any state so far, if one met it")
     episodes: int = Field(0, description="lines of episodes.jsonl that belong to the checkpoint")
     records: int = Field(0, description="lines of learning.jsonl that belong to the checkpoint")
     modules: dict[str, int] = Field(default_factory=dict, description="evaluated modules and their greedy episodes")

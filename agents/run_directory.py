@@ -6,20 +6,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from envs.episodes import Episode, append_episodes, repair_episodes
+from envs.tasks import TaskConfig
 from recognizers.errors import ConfigurationError, FileError
 from recognizers.files import write_json
-from recognizers.settings import write_yaml
+from recognizers.settings import read_yaml, validate, write_yaml
+
+
+class RunSettings(BaseModel):
+    """What a command ran: the content of ``config.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    command: str
+    task: TaskConfig
+    seed: int = Field(ge=0, description="of everything random beside the data's division and the recognizer's training")
+    policy: str | None = Field(None, description="the policy that ran")
+    controller: dict[str, Any] | None = Field(None, description="settings of the controller that was trained")
+    mask: str | None = Field(None, description="the mask that was fine-tuned")
 
 
 class RunDirectory:
     """Paths of a run, and writing to them so that a kill leaves the last good version.
 
     ``config.yaml`` (resolved settings), ``recognizer.safetensors`` (base weights), ``episodes.jsonl`` (replayable),
-    ``best.mask.safetensors``, ``compact.safetensors`` (the pruned network), ``summary.json``, ``checkpoints/``,
-    TensorBoard events in ``tensorboard/``, ``report.html``.
+    ``best.mask.safetensors``, ``masks/`` (of every policy, where several ran), ``compact.safetensors`` (the pruned
+    network), ``finetuned.safetensors`` (the same, fine-tuned), ``summary.json``, ``checkpoints/``, TensorBoard events
+    in ``tensorboard/``, ``report.html``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,13 +42,16 @@ class RunDirectory:
         self.recognizer = path / "recognizer.safetensors"
         self.episodes = path / "episodes.jsonl"
         self.mask = path / "best.mask.safetensors"
+        self.masks = path / "masks"
         self.compact = path / "compact.safetensors"
+        self.finetuned = path / "finetuned.safetensors"
         self.summary = path / "summary.json"
         self.learning = path / "learning.jsonl"
         self.training = path / "training.jsonl"
         self.finetuning = path / "finetuning.jsonl"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
+        self.report = path / "report.html"
 
     @classmethod
     def create(cls, path: Path | None, command: str, *, resume: bool = False) -> "RunDirectory":
@@ -72,9 +89,18 @@ class RunDirectory:
             raise FileError(f"{path} is not a run directory: it has no config.yaml")
         return run
 
-    def write_config(self, settings: BaseModel) -> None:
+    def write_settings(self, settings: RunSettings) -> None:
         """Write the resolved settings."""
         write_yaml(self.config, settings)
+
+    def read_settings(self) -> RunSettings:
+        """Read the settings of an existing run.
+
+        Raises:
+            FileError: there is none.
+            ConfigurationError: the file is not one of this zeroout.
+        """
+        return validate(RunSettings, read_yaml(self.config), str(self.config))
 
     def write_summary(self, command: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """Write ``summary.json`` and return it."""

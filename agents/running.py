@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agents.policy import Policy, Search
@@ -34,7 +34,7 @@ class Spent:
     environment_steps: int = 0
     evaluations: int = 0
     seconds: float = 0.0
-    phases: Seconds = Seconds()
+    phases: Seconds = field(default_factory=Seconds)
 
 
 def run_policy(

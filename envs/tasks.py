@@ -1,7 +1,7 @@
 """Tasks: recognizer + data + units + recovery + objective under one name."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,7 @@ from recognizers.config import DataConfig, RecognizerConfig, build_recognizer
 from recognizers.recognizer import Recognizer
 from recognizers.recovery import AnyRecovery, BatchNormRecovery
 from recognizers.settings import find, override, read_yaml, shipped, validate
+from recognizers.training import EpochRecord
 
 
 class TaskConfig(BaseModel):
@@ -45,6 +46,8 @@ def load_task(name: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Ta
     return validate(TaskConfig, override(read_yaml(path), overrides), str(name))
 
 
-def make_recognizer(task: TaskConfig) -> Recognizer:
-    """The recognizer of a task, with trained weights."""
-    return build_recognizer(task.recognizer, task.data, task.recovery)
+def make_recognizer(
+    task: TaskConfig, *, progress: bool = False, on_epoch: Callable[[EpochRecord], None] | None = None
+) -> Recognizer:
+    """The recognizer of a task, with trained weights; see :func:`recognizers.config.build_recognizer`."""
+    return build_recognizer(task.recognizer, task.data, task.recovery, progress=progress, on_epoch=on_epoch)

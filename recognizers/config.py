@@ -1,7 +1,7 @@
 """Settings of a recognizer and of its data, and how one is built from them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from recognizers.evaluation import Precision
 from recognizers.files import read_tensors, write_tensors
 from recognizers.recognizer import Recognizer
 from recognizers.recovery import Recovery
-from recognizers.training import TrainingConfig, train
+from recognizers.training import EpochRecord, TrainingConfig, train
 
 WEIGHTS_VARIABLE = "ZEROOUT_WEIGHTS_DIR"
 
@@ -58,7 +58,8 @@ class RecognizerConfig(BaseModel):
     batch_size: int = Field(256, ge=1, description="images per forward pass")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="how the weights are trained")
     finetuning: TrainingConfig = Field(
-        default=TrainingConfig(epochs=10, learning_rate=0.02), description="how a finished, pruned network is fine-tuned"
+        default=TrainingConfig(epochs=10, learning_rate=0.02),
+        description="how a finished, pruned network is fine-tuned",
     )
 
 
@@ -84,8 +85,22 @@ def prepare(config: RecognizerConfig, data: DataConfig) -> Ingredients:
     return Ingredients(splits, normalization, blueprint, network)
 
 
-def build_recognizer(config: RecognizerConfig, data: DataConfig, recovery: Recovery) -> Recognizer:
+def build_recognizer(
+    config: RecognizerConfig,
+    data: DataConfig,
+    recovery: Recovery,
+    *,
+    progress: bool = False,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> Recognizer:
     """The recognizer that the settings describe, with trained weights.
+
+    Args:
+        config: the network.
+        data: its data.
+        recovery: what it does after units were zeroed out.
+        progress: show a progress bar where weights are trained on demand.
+        on_epoch: called with every epoch of that training.
 
     Raises:
         DataError: the data are missing or malformed.
@@ -96,7 +111,7 @@ def build_recognizer(config: RecognizerConfig, data: DataConfig, recovery: Recov
     if path is not None:
         load_weights(parts.network, path, config.architecture)
     elif config.train_on_demand:
-        train(parts.network, parts.splits, parts.normalization, config.training)
+        train(parts.network, parts.splits, parts.normalization, config.training, progress=progress, on_epoch=on_epoch)
     else:
         raise WeightsError(
             f"{config.architecture} on {data.spec} needs trained weights: pass --weights PATH, put "

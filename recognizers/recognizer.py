@@ -12,7 +12,7 @@ from recognizers.blueprint import Blueprint
 from recognizers.compaction import CompactNetwork, compact
 from recognizers.costs import Cost, CostModel
 from recognizers.data import Normalization, Splits
-from recognizers.errors import MaskError
+from recognizers.errors import ConfigurationError, MaskError
 from recognizers.evaluation import Precision, accuracy, predict
 from recognizers.masks import check_mask, weights_sha256
 from recognizers.recovery import NoRecovery, Recovery, RecoveryData
@@ -60,7 +60,7 @@ class Recognizer:
         blueprint: Blueprint | None = None,
     ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.splits, self.normalization, self.blueprint = splits, normalization, blueprint
+        self.splits, self.normalization, self._blueprint = splits, normalization, blueprint
         self.precision, self.batch_size = precision, batch_size
         self.recovery = recovery or NoRecovery()
         images, labels = splits.train
@@ -86,7 +86,21 @@ class Recognizer:
     @property
     def architecture(self) -> str:
         """Name of the architecture, for files and messages."""
-        return self.blueprint.architecture if self.blueprint else type(self._network).__name__
+        return self._blueprint.architecture if self._blueprint else type(self._network).__name__
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """How the network was created.
+
+        Raises:
+            ConfigurationError: it was handed in, not created by name, so no file can say how to build it again.
+        """
+        if self._blueprint is None:
+            raise ConfigurationError(
+                f"{self.architecture} was not created by name: give the recognizer a Blueprint of an architecture "
+                "registered with recognizers.zoo.register_architecture"
+            )
+        return self._blueprint
 
     @property
     def mask(self) -> np.ndarray:

@@ -3,10 +3,12 @@
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from envs.tasks import TaskConfig, load_task
 from recognizers.errors import ConfigurationError, UnknownNameError
-from recognizers.recovery import RECOVERIES
+
+if TYPE_CHECKING:
+    from envs.tasks import TaskConfig
 
 
 def add_command(
@@ -80,8 +82,10 @@ def task_overrides(arguments: argparse.Namespace) -> list[str]:
     return [*overrides, *arguments.overrides]
 
 
-def resolve_task(arguments: argparse.Namespace) -> TaskConfig:
+def resolve_task(arguments: argparse.Namespace) -> "TaskConfig":
     """The task that the flags describe."""
+    from envs.tasks import load_task
+
     return load_task(arguments.task, task_overrides(arguments))
 
 
@@ -98,6 +102,8 @@ def recovery_overrides(text: str) -> list[str]:
         UnknownNameError: no such recovery.
         ConfigurationError: parentheses behind a recovery that takes no steps.
     """
+    from recognizers.recovery import RECOVERIES
+
     match = re.fullmatch(r"(\w+)(?:\((\d+)\))?", text.strip())
     kind, steps = match.groups() if match else (text, None)
     if kind not in RECOVERIES:

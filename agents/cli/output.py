@@ -3,9 +3,10 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agents.results import Result
+if TYPE_CHECKING:
+    from agents.results import Result
 
 
 def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
@@ -35,7 +36,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def results_table(results: Sequence[Result]) -> str:
+def results_table(results: Sequence["Result"]) -> str:
     """Results side by side; percentages, accuracies with their splits."""
     first = results[0]
     rows = [

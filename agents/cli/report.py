@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from agents.cli.arguments import add_command, add_common
-from agents.report import write_report
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -20,5 +19,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the report."""
+    from agents.report import write_report
+
     page = write_report(arguments.directory)
     return {"command": "report", "report": str(page), "_text": f"report: {page}"}

@@ -1,6 +1,5 @@
 """The algorithm: asynchronous sampling, throttled learning from prioritised sequences, exact checkpoints."""
 
-import shutil
 import tempfile
 import time
 from collections.abc import Collection
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.dqn.dqn import DQN
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
@@ -25,6 +24,7 @@ from ray.rllib.utils.metrics import (
     REPLAY_BUFFER_SAMPLE_TIMER,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
+    WEIGHTS_SEQ_NO,
 )
 
 from agents.r2d2.config import R2D2Config
@@ -92,21 +92,22 @@ class R2D2(DQN):
     @override(Algorithm)
     def _setup_logdir(self) -> None:
         # RLlib would make a directory in the user's home for every algorithm.
-        self._temporary_directory: str | None = None
+        self._temporary_directory: tempfile.TemporaryDirectory[str] | None = None
         if self._storage:
             super()._setup_logdir()
         elif self.config.run_directory is not None:
             Path(self.config.run_directory).mkdir(parents=True, exist_ok=True)
             self._logdir = self.config.run_directory
         else:
-            self._temporary_directory = self._logdir = tempfile.mkdtemp(prefix="r2d2-")
+            self._temporary_directory = tempfile.TemporaryDirectory(prefix="r2d2-", ignore_cleanup_errors=True)
+            self._logdir = self._temporary_directory.name
 
     @override(Algorithm)
     def cleanup(self) -> None:
         """Stop runners and learners, and remove the temporary directory."""
         super().cleanup()
         if self._temporary_directory is not None:
-            shutil.rmtree(self._temporary_directory, ignore_errors=True)
+            self._temporary_directory.cleanup()
 
     @override(Algorithm)
     def _create_local_replay_buffer_if_necessary(self, config: R2D2Config) -> PrioritizedSequenceReplayBuffer:
@@ -139,8 +140,11 @@ class R2D2(DQN):
         warm = self._env_steps >= self.config.num_steps_sampled_before_learning_starts
         if warm and self.local_replay_buffer.num_sequences > 0:
             self._updates_due += steps * self.config.updates_per_step
-            if self._updates_due >= 1.0:
-                self._learn()
+            while self._updates_due >= 1.0:
+                self._updates_due -= 1.0
+                self._update()
+        if samples:
+            self._sync_runners()
         self.metrics.log_dict(
             {
                 NUM_ENV_STEPS_LIFETIME: self._env_steps,
@@ -158,12 +162,22 @@ class R2D2(DQN):
         )
         return samples
 
-    def _learn(self) -> None:
-        while self._updates_due >= 1.0:
-            self._updates_due -= 1.0
-            self._update()
+    def _sync_runners(self) -> None:
+        """Send the weights and the step counter, on which annealing depends, in one message.
+
+        RLlib would send them separately, and drop whichever comes while the other is still waiting for its runner.
+        """
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
-            self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+            state = self.learner_group.get_state(
+                components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
+            )[COMPONENT_LEARNER]
+            self.env_runner_group.sync_env_runner_states(
+                config=self.config,
+                env_steps_sampled=self._env_steps,
+                rl_module_state={key: state[key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)},
+                env_to_module=self.env_to_module_connector,
+                module_to_env=self.module_to_env_connector,
+            )
 
     def _update(self) -> None:
         with self.metrics.log_time((TIMERS, REPLAY_BUFFER_SAMPLE_TIMER)):
@@ -193,6 +207,8 @@ class R2D2(DQN):
             return []
         self._last_probe = now
         restored: list[int] = super().restore_env_runners(env_runner_group)
+        if restored:
+            self._sync_runners()
         return restored
 
     @override(Algorithm)

@@ -38,7 +38,8 @@ class R2D2Config(DQNConfig):
         super().__init__(algo_class=algo_class or R2D2)
         self.env_runner_cls = R2D2EnvRunner
         self._env_to_module_connector = _previous_action_and_reward
-        # The connectors have no state: only the step counter travels to the runners.
+        # The algorithm itself sends weights and step counter; the connectors have no state to be merged.
+        self._dont_auto_sync_env_runner_states = True
         self.merge_env_runner_states = False
         self.train_batch_size_per_learner = 32
         self.n_step = 5

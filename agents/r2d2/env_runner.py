@@ -36,7 +36,8 @@ class R2D2EnvRunner(SingleAgentEnvRunner):
         """Take over weights and counters; one that joins late does not repeat the first episodes of the run."""
         super().set_state(state)
         steps = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
-        if self._needs_initial_reset and steps > 0:
+        samples_later = self.env is not None and self._needs_initial_reset
+        if samples_later and steps > 0:
             self._reseed(int(steps))
 
     @override(SingleAgentEnvRunner)

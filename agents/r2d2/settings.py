@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agents.r2d2.config import R2D2Config
 
+ITERATION_STEPS = 200
+"""Environment steps of one ``train()`` call; few, so that progress shows often."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,8 +100,9 @@ class R2D2Settings(_Section):
     exploration: ExplorationSettings = Field(default_factory=ExplorationSettings, description="exploration rates")
     sampling: SamplingSettings = Field(default_factory=SamplingSettings, description="the runners")
     total_steps: int = Field(default=20_000, ge=1, description="environment steps of the whole training")
-    evaluation_interval: int = Field(default=1000, ge=1, description="environment steps between greedy evaluations")
-    checkpoint_interval: int = Field(default=1000, ge=1, description="environment steps between checkpoints")
+    evaluation_interval: int = Field(
+        default=1000, ge=1, description="environment steps between greedy evaluations, each with a checkpoint"
+    )
 
     def to_config(
         self,
@@ -149,7 +153,7 @@ class R2D2Settings(_Section):
                 reward_scale=self.learning.reward_scale,
             )
             .ladder(**self.exploration.model_dump())
-            .reporting(min_sample_timesteps_per_iteration=min(self.evaluation_interval, self.checkpoint_interval))
+            .reporting(min_sample_timesteps_per_iteration=min(self.evaluation_interval, ITERATION_STEPS))
             .debugging(seed=seed)
             .run(directory=directory)
         )

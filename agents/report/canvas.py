@@ -13,7 +13,7 @@ from markupsafe import Markup
 from agents.report.palette import AXIS, GRID, INK, MUTED, with_variables
 from agents.report.plotting import Axes, Figure, MaxNLocator, rc_context, rcdefaults, rcParams
 
-PANEL_WIDTH = 440.0
+PANEL_WIDTH = 410.0
 """Width of a panel in its own pixels. Narrow, so that text stays readable where a phone shrinks it."""
 
 _STYLE: dict[str, Any] = {

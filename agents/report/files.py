@@ -68,11 +68,11 @@ def commands(run: Run) -> list[Command]:
     directory = _shown(run.directory)
     mask = shlex.quote(str(Path(directory) / "best.mask.safetensors"))
     lines = [
-        Command(f"zeroout validate {shlex.quote(directory)}", "replay the recorded episodes and check their figures")
+        Command(f"zeroout validate {shlex.quote(directory)}", "Replay the recorded episodes and check their figures")
     ]
     if all(entry.result.finetuned is None for entry in run.entries):
-        lines.append(Command(f"zeroout finetune {mask}", "fine-tune the network that the best mask leaves"))
-    lines.append(Command(f"tensorboard --logdir {shlex.quote(directory)}", "browse everything that was logged"))
+        lines.append(Command(f"zeroout finetune {mask}", "Fine-tune the network that the best mask leaves"))
+    lines.append(Command(f"tensorboard --logdir {shlex.quote(directory)}", "Browse everything that was logged"))
     return lines
 
 

@@ -29,7 +29,7 @@ def save_overview(directory: Path) -> Path:
     with look(), atomic_path(directory / "overview.png") as path:
         figure = Figure(figsize=(_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI, facecolor="white")
         rows = -(-len(_policy_handles(run)) // _columns(run))
-        bottom = (88 + 24 * rows) / _HEIGHT
+        bottom = ((88 if learned(run) else 60) + 24 * rows) / _HEIGHT
         left, right = (
             figure.add_axes((x / _WIDTH, bottom, width / _WIDTH, 1 - bottom - 62 / _HEIGHT))
             for x, width in ((62, 540), (772, 600))

@@ -53,7 +53,7 @@ def write_report(directory: Path) -> Path:
         conclusion=words.conclusion(run),
         notes=_notes(run),
         figures=_figures(run.entries[0]),
-        took=words.duration(run.summary.seconds),
+        took=words.duration(run.summary.total_seconds),
         created=run.summary.created.strftime("%Y-%m-%d %H:%M"),
         recoveries=_recoveries(run),
         table=summary_table(run),
@@ -82,7 +82,7 @@ def _sections(run: Run) -> list[Section]:
 def _style_sheet() -> str:
     light = "".join(f"--{name}: {light}; " for name, (light, _) in COLOURS.items())
     dark = "".join(f"--{name}: {dark}; " for name, (_, dark) in COLOURS.items())
-    schemes = f":root {{ {light}}}\n@media (prefers-color-scheme: dark) and (not print) {{ :root {{ {dark}}} }}\n"
+    schemes = f":root {{ {light}}}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}\n"
     return schemes + read_text(_HERE / "report.css")
 
 
@@ -92,7 +92,7 @@ def _figures(first: Entry) -> list[Figure]:
         Figure(words.percent(result.parameter_reduction), "parameters removed"),
         Figure(words.percent(result.macs_reduction), "MACs removed"),
         Figure(words.percent(result.test_accuracy, 2), "test accuracy"),
-        Figure(words.signed(result.test_accuracy - result.baseline_test_accuracy), "points against the baseline"),
+        Figure(words.signed(result.test_accuracy - result.baseline_test_accuracy), "points, test against baseline"),
     ]
     if result.finetuned is not None:
         figures.append(Figure(words.percent(result.finetuned.test_accuracy, 2), "test accuracy, fine-tuned"))

@@ -26,7 +26,7 @@ class Summary(BaseModel):
     task: str
     results: list[Result] = Field(min_length=1)
     best: str
-    seconds: float
+    total_seconds: float
     created: datetime
 
 

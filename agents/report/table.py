@@ -78,9 +78,8 @@ class Table:
 
 def summary_table(run: Run) -> Table:
     """The table of a run."""
-    columns = _columns(run.baseline)
-    if any(entry.result.finetuned for entry in run.entries):
-        columns += _finetuned_columns()
+    finetuned = any(entry.result.finetuned for entry in run.entries)
+    columns = (*_columns(run.baseline), *(_finetuned_columns() if finetuned else ()), *_cost_columns())
     rows = [Row(entry, tuple(_cell(column, entry) for column in columns)) for entry in run.entries]
     for index, column in enumerate(columns):
         rows = _emphasise(rows, index, column)
@@ -111,7 +110,7 @@ def _emphasise(rows: list[Row], index: int, column: Column) -> list[Row]:
 
 
 def _columns(baseline: Result) -> tuple[Column, ...]:
-    accuracy, removed, cost = "Accuracy", "Removed", "Cost of the search"
+    accuracy, removed = "Accuracy", "Removed"
     return (
         Column(removed, "Parameters", "%", "Parameters of the physically sliced network that are gone",
                lambda result: result.parameter_reduction, _percent, "0.0"),
@@ -126,12 +125,6 @@ def _columns(baseline: Result) -> tuple[Column, ...]:
                lambda result: result.test_accuracy, _accuracy, _accuracy(baseline.baseline_test_accuracy)),
         Column(accuracy, "Change", "points", "Test accuracy minus that of the complete network",
                lambda result: result.test_accuracy - result.baseline_test_accuracy, signed),
-        Column(cost, "Steps", "", "Environment steps spent by the policy, searches and training included",
-               lambda result: result.environment_steps, _count, sign=-1),
-        Column(cost, "Evaluations", "", "Measurements of accuracy: environment steps and probes",
-               lambda result: result.evaluations, _count, sign=-1),
-        Column(cost, "Seconds", "", "By the clock, for the whole search",
-               total, _seconds, sign=-1),
     )  # fmt: skip
 
 
@@ -145,8 +138,18 @@ def _finetuned_columns() -> tuple[Column, ...]:
                of(lambda _, finetuned: finetuned.test_accuracy), _accuracy),
         Column(group, "Change", "points", "Test accuracy after fine-tuning minus that of the complete network",
                of(lambda result, finetuned: finetuned.test_accuracy - result.baseline_test_accuracy), signed),
-        Column(group, "Epochs", "", "Epochs of fine-tuning",
-               of(lambda _, finetuned: finetuned.epochs), _count, sign=-1),
+    )  # fmt: skip
+
+
+def _cost_columns() -> tuple[Column, ...]:
+    cost = "Cost of the search"
+    return (
+        Column(cost, "Steps", "", "Environment steps spent by the policy, searches and training included",
+               lambda result: result.environment_steps, _count, sign=-1),
+        Column(cost, "Evaluations", "", "Measurements of accuracy: environment steps and probes",
+               lambda result: result.evaluations, _count, sign=-1),
+        Column(cost, "Seconds", "", "By the clock, for the whole search",
+               total, _seconds, sign=-1),
     )  # fmt: skip
 
 

@@ -93,8 +93,8 @@ def on_the_test_set(run: Run, entry: Entry) -> str:
     if isinstance(run.objective, Tolerance) and result.test_accuracy < baseline - run.objective.drop - 1e-9:
         text += f"; that is outside the tolerance of {_exact(run.objective.drop)}"
     if result.finetuned is not None:
-        after = result.finetuned.test_accuracy
-        text += f". After fine-tuning it is {percent(after, 2)}, {_beside(after - baseline)} the baseline"
+        after, trained = result.finetuned.test_accuracy, _epochs(result.finetuned.epochs)
+        text += f". After {trained} of fine-tuning it is {percent(after, 2)}, {_beside(after - baseline)} the baseline"
     return text + "."
 
 
@@ -146,6 +146,10 @@ def _beside(difference: float) -> str:
     if float(text.split(_SPACE)[0]) == 0:
         return "equal to"
     return f"{text} {'above' if difference > 0 else 'below'}"
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
 
 
 def _exact(fraction: float) -> str:

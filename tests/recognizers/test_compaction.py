@@ -138,7 +138,7 @@ class TestFollowing:
         before = copy.deepcopy(small.state_dict())
         with torch.no_grad():
             for value in follower.module.state_dict().values():
-                value += 1
+                value.add_(1)
         assert all(torch.equal(before[name], tensor) for name, tensor in small.state_dict().items())
 
 
@@ -182,7 +182,9 @@ class TestScattering:
         parameters = dict(network.named_parameters())
         changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
         assert changed == {name for name in before if name not in parameters}
-        assert network.features.bn1.running_mean[[1, 3]].tolist() == before["features.bn1.running_mean"][[1, 3]].tolist()
+        assert (
+            network.features.bn1.running_mean[[1, 3]].tolist() == before["features.bn1.running_mean"][[1, 3]].tolist()
+        )
 
     def test_untouched_round_trip_changes_nothing(
         self, small: nn.Module, random_mask: Callable[..., np.ndarray]
@@ -217,7 +219,9 @@ def _mixed_network() -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("build", [lambda: zoo.create("convnet", classes=4, in_channels=3, widths=[5, 6, 7]), _mixed_network])
+@pytest.mark.parametrize(
+    "build", [lambda: zoo.create("convnet", classes=4, in_channels=3, widths=[5, 6, 7]), _mixed_network]
+)
 def test_training_the_compact_network_is_training_the_masked_one(
     build: Callable[[], nn.Module], enliven: Callable[..., nn.Module], random_mask: Callable[..., np.ndarray]
 ) -> None:
@@ -255,4 +259,6 @@ def test_training_the_compact_network_is_training_the_masked_one(
     moved = [name for name, value in start.module.state_dict().items() if not torch.equal(value, trained[name])]
     assert set(moved) == set(trained), "every tensor learns"
     for name, value in expected.items():
-        torch.testing.assert_close(trained[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            trained[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )

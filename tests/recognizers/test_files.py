@@ -86,7 +86,7 @@ class TestText:
         assert read_text(tmp_path / "a") == "Zürich\n→"
 
     def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(FileError, match="no such file: .*nowhere"):
+        with pytest.raises(FileError, match=r"no such file: .*nowhere"):
             read_text(tmp_path / "nowhere")
 
     def test_not_utf8(self, tmp_path: Path) -> None:
@@ -116,15 +116,16 @@ class TestJson:
         assert not list(tmp_path.iterdir())
 
 
-class TestTensors:
-    TENSORS = {"a.b": torch.arange(6).reshape(2, 3), "c": torch.tensor([0.5])}
+TENSORS = {"a.b": torch.arange(6).reshape(2, 3), "c": torch.tensor([0.5])}
 
+
+class TestTensors:
     def test_round_trip(self, tmp_path: Path) -> None:
-        write_tensors(tmp_path / "a.safetensors", self.TENSORS, {"key": "value"})
+        write_tensors(tmp_path / "a.safetensors", TENSORS, {"key": "value"})
         tensors, metadata = read_tensors(tmp_path / "a.safetensors")
         assert metadata == {"key": "value"}
-        assert tensors.keys() == self.TENSORS.keys()
-        assert all(torch.equal(tensors[name], tensor) for name, tensor in self.TENSORS.items())
+        assert tensors.keys() == TENSORS.keys()
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
 
     def test_transposed_and_trainable_tensors(self, tmp_path: Path) -> None:
         weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
@@ -148,7 +149,7 @@ class TestTensors:
 
     def test_truncated_anywhere(self, tmp_path: Path) -> None:
         path = tmp_path / "a.safetensors"
-        write_tensors(path, self.TENSORS, {"key": "value"})
+        write_tensors(path, TENSORS, {"key": "value"})
         content = path.read_bytes()
         for length in range(len(content)):
             path.write_bytes(content[:length])
@@ -157,7 +158,7 @@ class TestTensors:
 
     def test_a_failed_write_keeps_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "a.safetensors"
-        write_tensors(path, self.TENSORS, {})
+        write_tensors(path, TENSORS, {})
         content = path.read_bytes()
 
         def half_written(tensors: object, temporary: Path, metadata: object) -> None:
@@ -166,6 +167,6 @@ class TestTensors:
 
         monkeypatch.setattr(files.safetensors.torch, "save_file", half_written)
         with pytest.raises(FileError, match="No space left"):
-            write_tensors(path, self.TENSORS, {})
+            write_tensors(path, TENSORS, {})
         assert path.read_bytes() == content
         assert list(tmp_path.iterdir()) == [path]

@@ -13,6 +13,7 @@ from agents.report.run import Entry, Run
 
 _ROW = 17.0
 _HEAD = 20.0
+_DIGIT = 6.5
 _LABELS = 112.0
 _TOTALS = 36.0
 _ROOM_FOR_NUMBERS = 28.0
@@ -34,7 +35,13 @@ def section(run: Run) -> Section:
     # Few layers leave the second panel free: half of the policies go there, and all bars become longer.
     columns = math.ceil(len(run.entries) / 2) if few and not wide and len(run.entries) > 2 else len(run.entries)
     panels = [
-        _panel(layers, range(top, min(top + rows, len(layers))), run.entries[first : first + columns], wide=wide)
+        _panel(
+            f"layers-{top}-{first}",
+            layers,
+            range(top, min(top + rows, len(layers))),
+            run.entries[first : first + columns],
+            wide=wide,
+        )
         for top in range(0, len(layers), rows)
         for first in range(0, len(run.entries), columns)
     ]
@@ -60,7 +67,8 @@ def layer_sizes(run: Run) -> dict[str, int]:
 def draw_profiles(axes: Axes, run: Run) -> None:
     """Draw one row per policy with an upright bar per layer: the shape at a glance, however many layers."""
     layers = list(layer_sizes(run))
-    height, gap = 1.0, 0.45
+    height, gap = 1.0, 0.65
+    named = len(run.entries) <= _MOST_IN_A_PANEL  # else the legend has to do
     for row, entry in enumerate(run.entries):
         bottom = -row * (height + gap)
         columns = [(index - 0.42, bottom, 0.84) for index in range(len(layers))]
@@ -71,18 +79,18 @@ def draw_profiles(axes: Axes, run: Run) -> None:
             [(x, y, width, height * share) for (x, y, width), share in zip(columns, shares, strict=True)],
             entry.style.colour,
         )
-        axes.text(-0.5, bottom + height + 0.06, _short(entry.label, 60), va="bottom", fontsize="small", color=INK)
+        if named:
+            axes.text(-0.5, bottom + height + 0.06, _short(entry.label, 60), va="bottom", fontsize=8.5, color=INK)
     axes.set_xlim(-0.7, len(layers) - 0.3)
     axes.set_ylim(-(len(run.entries) - 1) * (height + gap) - 0.05, height + gap)
     axes.set_yticks([])
-    axes.set_xticks([0, len(layers) - 1] if len(layers) > 1 else [0])
-    axes.set_xticklabels(["first layer", "last layer"] if len(layers) > 1 else [layers[0]])
+    axes.set_xticks([])
+    axes.set_xlabel("layers, from the first to the last")
     axes.grid(False)
     axes.spines[["left", "bottom"]].set_visible(False)
-    axes.tick_params(length=0)
 
 
-def _panel(sizes: dict[str, int], rows: range, entries: Sequence[Entry], *, wide: bool) -> Markup:
+def _panel(name: str, sizes: dict[str, int], rows: range, entries: Sequence[Entry], *, wide: bool) -> Markup:
     layers = list(sizes)[rows.start : rows.stop]
     height = _HEAD + _ROW * len(layers) + 4
     with look():
@@ -96,7 +104,7 @@ def _panel(sizes: dict[str, int], rows: range, entries: Sequence[Entry], *, wide
         for index, entry in enumerate(entries):
             _draw_column(axes, entry, layers, _LABELS + _TOTALS + 6 + index * column, column)
         described = f"Kept units of {len(layers)} layers, from {layers[0]}, for {len(entries)} policies"
-        return to_svg(figure, f"layers-{rows.start}-{entries[0].style.marker}-{column:.0f}", described)
+        return to_svg(figure, name, described)
 
 
 def _draw_names(axes: Axes, layers: Sequence[str], sizes: dict[str, int]) -> None:
@@ -120,7 +128,8 @@ def _draw_column(axes: Axes, entry: Entry, layers: Sequence[str], left: float, w
         ends.append((left + max(bar - 2, 0), top, min(bar, 2), height))
         if numbers and layer in entry.result.kept_units:
             kept = str(entry.result.kept_units[layer])
-            axes.text(left + 5, top + height / 2, kept, va="center_baseline", fontsize=10, color=INK)
+            beside = left + (bar + 4 if bar < _DIGIT * len(kept) + 8 else 5)  # a bar's end never crosses its number
+            axes.text(beside, top + height / 2, kept, va="center_baseline", fontsize=10, color=INK)
     _fill(axes, tracks, TRACK)
     _fill(axes, bars, entry.style.colour, 0.4 if numbers else 1.0)  # pale, so that the numbers stay readable
     _fill(axes, ends, entry.style.colour)

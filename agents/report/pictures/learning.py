@@ -1,5 +1,7 @@
 """The learning curve of the controller."""
 
+from dataclasses import replace
+
 import numpy as np
 from markupsafe import Markup
 
@@ -12,6 +14,7 @@ from agents.report.words import counted, sentence
 from envs.objectives import Budget, Tolerance
 
 _STEPS = "environment_steps"
+_LEVEL = (6, 3)
 _RETURNS = ("episode_return_mean", "evaluation_return", "best_score")
 _DIAGNOSTICS = (
     ("epsilon_max", "Exploration of the boldest actor (epsilon)"),
@@ -32,7 +35,7 @@ def section(run: Run) -> Section:
         title="Learning of the controller",
         text="Return against environment steps. Dashed lines are what the other policies reached: the controller has "
         "passed one where its best score so far lies above.",
-        legend=(*_keys(run), *policy_keys(run, entries=rivals(run))),
+        legend=(*_keys(run), *(replace(key, dashes="4 2") for key in policy_keys(run, entries=rivals(run)))),
         panels=_panels(run),
     )
 
@@ -47,7 +50,18 @@ def draw_returns(axes: Axes, run: Run) -> None:
     colour = _colour(run)
     for entry in rivals(run):
         assert entry.score is not None
-        axes.axhline(float(_on_axis(run, entry.score)), color=entry.style.colour, linewidth=1.4, linestyle=(0, (6, 3)))
+        level = float(_on_axis(run, entry.score))
+        axes.axhline(level, color=entry.style.colour, linewidth=1.4, linestyle=(0, _LEVEL))
+        axes.plot(
+            1,
+            level,
+            entry.style.marker,
+            color=entry.style.colour,
+            markersize=7,
+            markeredgecolor=SURFACE,
+            clip_on=False,
+            transform=axes.get_yaxis_transform(),
+        )
     steps, returns = run.learning.series(_STEPS, "episode_return_mean")
     axes.plot(*thin(steps, _scale(run) * returns), color=MUTED, linewidth=1.1)
     steps, returns = run.learning.series(_STEPS, "evaluation_return")
@@ -62,7 +76,8 @@ def draw_returns(axes: Axes, run: Run) -> None:
         markeredgewidth=1.3,
     )
     steps, best = run.learning.series(_STEPS, "best_score")
-    axes.plot(steps, _on_axis(run, best), color=colour, linewidth=2.6, drawstyle="steps-post")
+    found = best > 0  # a score of 0 stands for nothing found yet
+    axes.plot(steps[found], _on_axis(run, best[found]), color=colour, linewidth=2.6, drawstyle="steps-post")
     _steps_axis(axes)
     axes.margins(x=0.02)
     axes.set_xlabel("Environment steps")

@@ -189,6 +189,13 @@ def test_remote_runner_samples_and_the_learner_keeps_its_ratio(pruning_config, c
         steps, updates = result[NUM_ENV_STEPS_LIFETIME], result[NUM_UPDATES_LIFETIME]
         assert steps >= 40
         assert steps * 0.25 - 1 < updates <= steps * 0.25
+        # Weights and step counter (on which annealing depends) reach the runner.
+        algorithm.train()
+        ((counted, version),) = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: (runner.num_env_steps_sampled_lifetime, runner._weights_seq_no), local_env_runner=False
+        )
+        assert counted >= 40
+        assert version >= updates
         assert algorithm.finished_episodes()
     finally:
         algorithm.stop()

@@ -24,7 +24,7 @@ def test_shipped_settings_are_valid(name):
     assert config.lr == settings.learning.lr
     assert config.model_config["network"]["reward_scale"] == 5.0
     assert config.exploration_anneal_steps == settings.exploration.anneal_steps
-    assert config.min_sample_timesteps_per_iteration == 1000
+    assert config.min_sample_timesteps_per_iteration == 200
 
 
 def test_every_field_says_what_it_is():

@@ -1,0 +1,51 @@
+"""``zeroout benchmark``: policies x seeds on a task."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from agents.cli.arguments import add_command, add_common
+from agents.cli.output import note
+from recognizers.errors import ConfigurationError
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "benchmark",
+        "run policies x seeds on a task; one line per finished run, so that a killed benchmark resumes",
+        "zeroout benchmark digits-tolerance --out runs/digits-tolerance --resume",
+    )
+    parser.add_argument("config", help="shipped benchmark, or a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, e.g. seeds=[0,1]")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
+    parser.add_argument("--resume", action="store_true", help="keep the finished runs in --out and go on")
+    add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the benchmark."""
+    from agents.benchmark import load_benchmark, markdown_table, read_rows, run_benchmark
+    from recognizers.files import write_text
+    from recognizers.settings import write_yaml
+
+    config, out = load_benchmark(arguments.config, arguments.overrides), arguments.out
+    results = out / "results.jsonl"
+    if results.exists() and not arguments.resume:
+        raise ConfigurationError(f"{results} holds results already: choose another --out, or pass --resume")
+    rows = read_rows(results)
+    write_yaml(out / "benchmark.yaml", config)
+    total = len(config.seeds) * len(config.policies)
+    for row in run_benchmark(config, out, rows, progress=not arguments.json):
+        rows.append(row)
+        write_text(results, "".join(row.model_dump_json() + "\n" for row in rows))
+        reduction, test = row.result.parameter_reduction, row.result.test_accuracy
+        note(
+            f"{len(rows)}/{total}  seed {row.seed}  {row.label}: -{reduction:.1%} parameters, test {test:.2%}",
+            quiet=arguments.json,
+        )
+    table = markdown_table(config, rows)
+    write_text(out / "table.md", table + "\n")
+    return {"command": "benchmark", "results": str(results), "runs": len(rows), "_text": table}

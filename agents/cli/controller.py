@@ -1,0 +1,80 @@
+"""``zeroout train``: train the R2D2 controller on a task."""
+
+import argparse
+import time
+from typing import Any
+
+from agents.cli.arguments import add_command, add_common, add_run, add_task, task_overrides
+from agents.cli.output import note, results_table
+from recognizers.errors import ConfigurationError
+
+PREFIX = "controller."
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "train",
+        "train the R2D2 controller on a task",
+        "zeroout train --task digits/convnet --out runs/digits controller.total_steps=8000\n"
+        "  zeroout train --out runs/digits --resume",
+    )
+    parser.add_argument(
+        "--controller", default="default", metavar="CONFIG", help="shipped controller settings, or a YAML file"
+    )
+    add_task(parser, default="")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
+    parser.add_argument("--address", help="Ray cluster to train on (auto, or HOST:PORT); default: this machine")
+    add_run(parser)
+    add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train, or go on training."""
+    from agents.controller import ControllerTraining, load_controller, start_ray
+    from agents.r2d2.settings import R2D2Settings
+    from agents.report import write_report
+    from agents.run_directory import RunDirectory, RunSettings
+    from agents.workbench import open_environment, save_outcome
+    from envs.tasks import load_task
+    from recognizers.settings import validate
+
+    started = time.perf_counter()
+    quiet, seed = arguments.json, arguments.seed
+    directory = RunDirectory.create(arguments.out, "train", resume=arguments.resume)
+    if arguments.resume:
+        if arguments.overrides or arguments.task:
+            raise ConfigurationError("--resume goes on with the settings of the run: leave out --task and overrides")
+        settings = directory.read_settings()
+        task, seed = settings.task, settings.seed
+        controller = validate(R2D2Settings, settings.controller or {}, str(directory.config))
+    elif not arguments.task:
+        raise ConfigurationError("name the task to train on with --task")
+    else:
+        overrides = task_overrides(arguments)
+        own = [text.removeprefix(PREFIX) for text in overrides if text.startswith(PREFIX)]
+        task = load_task(arguments.task, [text for text in overrides if not text.startswith(PREFIX)])
+        controller = load_controller(arguments.controller, own)
+    note(f"{task.name}: training R2D2 in {directory.path}", quiet=quiet)
+    env = open_environment(task, directory, progress=not quiet)
+    directory.write_settings(
+        RunSettings(command="train", task=env.task, seed=seed, policy="r2d2", controller=controller.model_dump())
+    )
+    start_ray(arguments.address)
+    training = ControllerTraining(controller, directory, env, seed=seed, resume=arguments.resume, progress=not quiet)
+    try:
+        training.train()
+        done = training.finish()
+    finally:
+        training.stop()
+    save_outcome(directory, env, done.result)
+    figures = done.result.model_dump()
+    summary = directory.write_summary(
+        "train",
+        {**figures, "results": [figures], "best": "r2d2", "total_seconds": time.perf_counter() - started},
+    )
+    write_report(directory.path)
+    text = f"{results_table([done.result])}\n\nmask:   {directory.mask}\nreport: {directory.report}"
+    return {**summary, "_text": text}

@@ -1,0 +1,78 @@
+"""``zeroout prune``: run one policy on a task."""
+
+import argparse
+import time
+from typing import Any
+
+from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_task
+from agents.cli.output import note, results_table
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "prune",
+        "run one policy on a task: a mask, the compact network, a report",
+        "zeroout prune --task cifar10/resnet56 --policy global:l1 --target-macs 0.5 \\\n"
+        "      --weights resnet56.safetensors --data npz:cifar10.npz --out runs/resnet56",
+    )
+    parser.add_argument(
+        "--policy",
+        required=True,
+        help="random, uniform:l1, global:l1, lookahead, search:random, r2d2:RUN_DIRECTORY, ...; a wrong name lists all",
+    )
+    parser.add_argument("--finetune", action="store_true", help="fine-tune the result as the task says")
+    add_task(parser)
+    add_run(parser)
+    add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the policy."""
+    from tqdm import tqdm
+
+    import agents.baselines
+    import agents.learned  # noqa: F401 - both register policies
+    from agents.policy import make_policy
+    from agents.report import write_report
+    from agents.run_directory import RunDirectory, RunSettings
+    from agents.running import run_policy
+    from agents.workbench import finetune_outcome, open_environment, save_outcome
+
+    started = time.perf_counter()
+    task = resolve_task(arguments)
+    policy = make_policy(arguments.policy, seed=arguments.seed)
+    directory = RunDirectory.create(arguments.out, "prune")
+    note(f"{task.name}: {arguments.policy}, recovery {task.recovery.kind}, in {directory.path}", quiet=arguments.json)
+    env = open_environment(task, directory, progress=not arguments.json)
+    directory.write_settings(RunSettings(command="prune", task=env.task, seed=arguments.seed, policy=arguments.policy))
+    with tqdm(desc=arguments.policy, unit="step", disable=arguments.json) as bar:
+
+        def on_step(info: dict[str, Any]) -> None:
+            bar.update()
+            bar.set_postfix_str(
+                f"accuracy {info['accuracy']:.4f} params -{info['parameter_reduction']:.1%} "
+                f"MACs -{info['macs_reduction']:.1%}"
+            )
+
+        done = run_policy(env, policy, arguments.policy, seed=arguments.seed, on_step=on_step)
+    directory.add_episodes(done.episodes)
+    result = done.result
+    save_outcome(directory, env, result)
+    if arguments.finetune:
+        result = result.model_copy(update={"finetuned": finetune_outcome(directory, env, progress=not arguments.json)})
+    figures = result.model_dump()
+    summary = directory.write_summary(
+        "prune",
+        {
+            **figures,
+            "results": [figures],
+            "best": result.policy,
+            "total_seconds": time.perf_counter() - started,
+        },
+    )
+    write_report(directory.path)
+    text = f"{results_table([result])}\n\nmask:   {directory.mask}\nreport: {directory.report}"
+    return {**summary, "_text": text}

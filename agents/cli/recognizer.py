@@ -1,0 +1,194 @@
+"""``zeroout recognizer``: train, evaluate, or describe the network that is to be pruned."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_task
+from agents.cli.output import note, table
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command and its own subcommands."""
+    parser = add_command(
+        commands,
+        "recognizer",
+        "train, evaluate or describe the network that is to be pruned",
+        "zeroout recognizer info --task cifar10/resnet56 --data npz:cifar10.npz",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    training = add_command(
+        actions,
+        "train",
+        "train a recognizer from scratch",
+        "zeroout recognizer train --task fashion_mnist/convnet --out runs/fashion",
+    )
+    add_task(training)
+    training.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
+    add_run(training)
+    add_common(training)
+    training.set_defaults(run=run_train)
+    evaluation = add_command(
+        actions,
+        "evaluate",
+        "measure a trained recognizer on all splits, in float32",
+        "zeroout recognizer evaluate --task cifar10/resnet56 --weights resnet56.safetensors --data npz:cifar10.npz",
+    )
+    add_task(evaluation)
+    add_common(evaluation)
+    evaluation.set_defaults(run=run_evaluate)
+    info = add_command(
+        actions,
+        "info",
+        "print the unit table: what can be pruned, what is left out and why",
+        "zeroout recognizer info --task digits/convnet",
+    )
+    add_task(info)
+    add_common(info)
+    info.set_defaults(run=run_info)
+
+
+def run_train(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train from scratch."""
+    from agents.run_directory import RunDirectory, RunSettings
+    from recognizers.config import load_weights, prepare, save_weights
+    from recognizers.evaluation import accuracy, predict
+    from recognizers.training import train
+
+    task = resolve_task(arguments)
+    if arguments.seed:
+        training = task.recognizer.training.model_copy(update={"seed": arguments.seed})
+        task = task.model_copy(update={"recognizer": task.recognizer.model_copy(update={"training": training})})
+    directory = RunDirectory.create(arguments.out, "recognizer", resume=arguments.resume)
+    parts = prepare(task.recognizer, task.data)
+    if task.recognizer.weights is not None:  # the start of the training, not its result
+        load_weights(parts.network, Path(task.recognizer.weights), task.recognizer.architecture)
+    directory.write_settings(RunSettings(command="recognizer train", task=task, seed=arguments.seed))
+    note(f"{task.name}: training {task.recognizer.architecture} in {directory.path}", quiet=arguments.json)
+    result = train(
+        parts.network,
+        parts.splits,
+        parts.normalization,
+        task.recognizer.training,
+        progress=not arguments.json,
+        checkpoint=directory.path / "training.checkpoint",
+        resume=arguments.resume,
+        on_epoch=lambda record: directory.add_line(directory.training, asdict(record)),
+    )
+    save_weights(directory.recognizer, parts.network.state_dict(), parts.blueprint)
+    logits = predict(parts.network, parts.splits.test.images, parts.normalization, precision="float32")
+    test = accuracy(logits, parts.splits.test.labels)
+    summary = directory.write_summary(
+        "recognizer train",
+        {
+            "task": task.name,
+            "weights": str(directory.recognizer),
+            "best_epoch": result.best_epoch,
+            "selection_accuracy": result.best.held_out_accuracy,
+            "test_accuracy": test,
+        },
+    )
+    text = (
+        f"selection accuracy {result.best.held_out_accuracy:.2%} (epoch {result.best_epoch}), "
+        f"test accuracy {test:.2%}\n"
+        f"weights: {directory.recognizer}"
+    )
+    return {**summary, "_text": text}
+
+
+def run_evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure."""
+    from envs.tasks import make_recognizer
+
+    task = resolve_task(arguments)
+    # Everything is measured in float32 here; environment steps may use another precision.
+    task = task.model_copy(update={"recognizer": task.recognizer.model_copy(update={"precision": "float32"})})
+    recognizer = make_recognizer(task, progress=not arguments.json)
+    figures: dict[str, float] = {}
+    for split in ("reward", "selection", "test"):
+        note(f"measuring {split} ({len(getattr(recognizer.splits, split).labels):,} images)", quiet=arguments.json)
+        figures[split] = recognizer.baseline_accuracy(split)
+    cost = recognizer.costs.baseline
+    text = table(
+        ["split", "images", "accuracy %"],
+        [
+            [name, f"{len(getattr(recognizer.splits, name).labels):,}", f"{100 * figures[name]:.2f}"]
+            for name in ("reward", "selection", "test")
+        ],
+    )
+    return {
+        "command": "recognizer evaluate",
+        "task": task.name,
+        "architecture": recognizer.architecture,
+        "validation_accuracy": figures["reward"],
+        "selection_accuracy": figures["selection"],
+        "test_accuracy": figures["test"],
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "base_sha256": recognizer.base_sha256,
+        "_text": f"{text}\n\n{cost.parameters:,} parameters, {cost.macs:,} MACs",
+    }
+
+
+def run_info(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Describe the units. No trained weights are needed."""
+    import numpy as np
+
+    from recognizers.config import prepare
+    from recognizers.costs import CostModel
+    from recognizers.units import build_unit_table
+
+    task = resolve_task(arguments)
+    parts = prepare(task.recognizer, task.data)
+    example = parts.normalization.normalize(parts.splits.train.images[:2])
+    units = build_unit_table(parts.network, example)
+    costs = CostModel(parts.network, units, example)
+    layers, rows = [], []
+    for layer in units.layers:
+        mask = np.ones(units.n_units, dtype=np.int8)
+        mask[layer.start] = 0
+        parameters, macs = costs.reductions(mask)
+        tied = len(layer.producers) - 1
+        layers.append(
+            {
+                "name": layer.name,
+                "units": len(layer),
+                "tied": list(layer.producers[1:]),
+                "parameters_per_unit": parameters,
+                "macs_per_unit": macs,
+            }
+        )
+        rows.append(
+            [
+                layer.name + (f" (+{tied} tied)" if tied else ""),
+                str(len(layer)),
+                f"{100 * parameters:.3f}",
+                f"{100 * macs:.3f}",
+            ]
+        )
+    cost = costs.baseline
+    shape = " x ".join(map(str, example.shape[1:]))
+    text = (
+        f"{task.recognizer.architecture}: {units.n_units:,} units in {len(units.layers)} layers; "
+        f"{cost.parameters:,} parameters, {cost.macs:,} MACs at {shape}\n\n"
+        + table(["layer", "units", "params % per unit", "MACs % per unit"], rows)
+    )
+    if units.excluded:
+        text += "\n\nleft out:" + "".join(
+            f"\n  {entry.name} ({entry.channels} channels"
+            + (f", tied with {len(entry.producers) - 1} more layers" if len(entry.producers) > 1 else "")
+            + f"): {entry.reason}"
+            for entry in units.excluded
+        )
+    return {
+        "command": "recognizer info",
+        "task": task.name,
+        "architecture": task.recognizer.architecture,
+        "units": units.n_units,
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "layers": layers,
+        "excluded": [asdict(entry) for entry in units.excluded],
+        "_text": text,
+    }

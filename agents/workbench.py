@@ -1,0 +1,88 @@
+"""What the commands share: an environment that belongs to a run directory, and saving what came of a run."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from agents.finetuning import finetune
+from agents.results import Finetuned, Result
+from agents.run_directory import RunDirectory
+from envs.pruning import PruningEnv
+from envs.tasks import TaskConfig, make_recognizer
+from recognizers.compact_file import save_compact
+from recognizers.config import save_weights
+from recognizers.masks import MaskMetadata, save_mask
+from recognizers.settings import override, validate
+
+
+def open_environment(task: TaskConfig, run: RunDirectory, *, progress: bool) -> PruningEnv:
+    """An environment whose base weights lie in the run directory, trained on demand where the task allows it.
+
+    The environment's task names those weights, so that it can be built again anywhere that sees the directory.
+    """
+    if run.recognizer.is_file():
+        task = with_weights(task, run.recognizer)
+    recognizer = make_recognizer(
+        task, progress=progress, on_epoch=lambda record: run.add_line(run.training, asdict(record))
+    )
+    if not run.recognizer.is_file():
+        save_weights(run.recognizer, recognizer.base_state, recognizer.blueprint)
+    return PruningEnv(with_weights(task, run.recognizer), recognizer=recognizer)
+
+
+def task_of(run: RunDirectory, overrides: Iterable[str] = ()) -> TaskConfig:
+    """The task of an existing run, on the base weights in its directory."""
+    tree = override(run.read_settings().task.model_dump(mode="json"), overrides)
+    task = validate(TaskConfig, tree, str(run.config))
+    return with_weights(task, run.recognizer) if run.recognizer.is_file() else task
+
+
+def with_weights(task: TaskConfig, path: Path) -> TaskConfig:
+    """The same task on the weights in ``path``."""
+    return task.model_copy(update={"recognizer": task.recognizer.model_copy(update={"weights": str(path.absolute())})})
+
+
+def save_outcome(run: RunDirectory, env: PruningEnv, result: Result, *, name: str | None = None) -> None:
+    """Write mask and compact network of the recognizer's current state.
+
+    Args:
+        run: where.
+        env: whose recognizer is in the result's state.
+        result: for the mask's metadata.
+        name: of the mask among those of several policies; the run's best one by default, with its compact network.
+    """
+    recognizer = env.recognizer
+    metadata = MaskMetadata(
+        architecture=recognizer.architecture,
+        task=result.task,
+        base_sha256=recognizer.base_sha256,
+        policy=result.policy,
+        seed=result.seed,
+        baseline_validation_accuracy=result.baseline_validation_accuracy,
+        validation_accuracy=result.validation_accuracy,
+        parameter_reduction=result.parameter_reduction,
+        macs_reduction=result.macs_reduction,
+    )
+    if name is None:
+        save_mask(run.mask, recognizer.table, recognizer.mask, metadata)
+        save_compact(run.compact, recognizer.compact(), recognizer.blueprint)
+    else:
+        # A policy's name may hold colons and slashes.
+        file = re.sub(r"[^\w.-]+", "_", name)
+        save_mask(run.masks / f"{file}.mask.safetensors", recognizer.table, recognizer.mask, metadata)
+
+
+def finetune_outcome(run: RunDirectory, env: PruningEnv, *, progress: bool, resume: bool = False) -> Finetuned:
+    """Fine-tune the recognizer's current compact network as its task says, and save the network."""
+    config = env.task.recognizer.finetuning
+    network, finetuned = finetune(
+        env.recognizer,
+        config,
+        progress=progress,
+        checkpoint=run.path / "finetuning.checkpoint",
+        resume=resume,
+        on_epoch=lambda record: run.add_line(run.finetuning, asdict(record)),
+    )
+    save_compact(run.finetuned, network, env.recognizer.blueprint)
+    return finetuned

@@ -1,0 +1,194 @@
+"""Recovery changes what it says, as it says, and draws from its generator alone."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from recognizers.data import Normalization, Splits
+from recognizers.recovery import (
+    RECOVERIES,
+    BatchNormRecovery,
+    FinetuneRecovery,
+    NoRecovery,
+    Recovery,
+    RecoveryData,
+    recalibrate,
+)
+
+
+@pytest.fixture
+def data(digits: tuple[Splits, Normalization]) -> RecoveryData:
+    splits, normalization = digits
+    images, labels = splits.train
+    return RecoveryData(images, labels, normalization, "float32", 1024, torch.device("cpu"))
+
+
+@pytest.fixture
+def network(trained: nn.Module) -> nn.Module:
+    return copy.deepcopy(trained)
+
+
+FINETUNE = FinetuneRecovery(steps=3, images=64, batch_size=32)
+
+
+def _apply(recovery: Recovery, network: nn.Module, data: RecoveryData, seed: int = 0) -> dict[str, torch.Tensor]:
+    result = copy.deepcopy(network)
+    recovery(result, data, torch.Generator().manual_seed(seed))
+    return result.state_dict()
+
+
+def _changed(before: nn.Module, after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, value in before.state_dict().items() if not torch.equal(value, after[name])}
+
+
+STATISTICS = {
+    f"features.bn{layer}.{name}"
+    for layer in (1, 2, 3)
+    for name in ("running_mean", "running_var", "num_batches_tracked")
+}
+
+
+def test_none_changes_nothing(network: nn.Module, data: RecoveryData) -> None:
+    assert _changed(network, _apply(NoRecovery(), network, data)) == set()
+
+
+class TestBatchNorm:
+    def test_changes_the_statistics_alone(self, network: nn.Module, data: RecoveryData) -> None:
+        assert _changed(network, _apply(BatchNormRecovery(images=100), network, data)) == STATISTICS
+
+    def test_equals_mean_and_variance_computed_by_hand(self, network: nn.Module, data: RecoveryData) -> None:
+        state = _apply(BatchNormRecovery(images=100), network, data)
+        features = data.calibration(100)
+        assert features.shape == (100, 1, 8, 8)
+        plain = copy.deepcopy(network).eval()
+        with torch.no_grad():
+            for number in (1, 2, 3):
+                convolution, norm = (
+                    plain.features.get_submodule(f"conv{number}"),
+                    plain.features.get_submodule(f"bn{number}"),
+                )
+                features = convolution(features)
+                values = features.transpose(0, 1).flatten(1).double()  # [C, N * H * W]
+                mean, variance = values.mean(1), values.var(1)  # the running variance is the unbiased one
+                torch.testing.assert_close(
+                    state[f"features.bn{number}.running_mean"].double(), mean, rtol=1e-4, atol=1e-5
+                )
+                torch.testing.assert_close(
+                    state[f"features.bn{number}.running_var"].double(), variance, rtol=1e-4, atol=1e-5
+                )
+                biased = values.var(1, unbiased=False)
+                scale = norm.weight.double() / (biased + norm.eps).sqrt()
+                shift = norm.bias.double() - mean * scale
+                features = (features.double() * scale[:, None, None] + shift[:, None, None]).relu().float()
+                if number <= 2:
+                    features = nn.functional.max_pool2d(features, 2)
+
+    def test_several_batches_are_averaged(self, network: nn.Module, data: RecoveryData) -> None:
+        """The first layer's input does not depend on other statistics, so its means average exactly."""
+        images = data.calibration(60)
+        recalibrate(network, images, 20, "float32")
+        with torch.no_grad():
+            values = network.features.conv1(images).transpose(0, 1).flatten(1)
+        torch.testing.assert_close(network.features.bn1.running_mean, values.mean(1), rtol=1e-4, atol=1e-5)
+        assert int(network.features.bn1.num_batches_tracked) == 3
+
+    def test_a_last_batch_of_one_image_is_left_out(self, network: nn.Module, data: RecoveryData) -> None:
+        images = data.calibration(21)
+        whole = copy.deepcopy(network)
+        recalibrate(network, images, 20, "float32")
+        recalibrate(whole, images[:20], 20, "float32")
+        assert all(torch.equal(value, whole.state_dict()[name]) for name, value in network.state_dict().items())
+
+    def test_more_images_than_there_are_means_all(self, network: nn.Module, data: RecoveryData) -> None:
+        assert len(data.calibration(10**6)) == len(data.images)
+
+    def test_repeating_it_changes_nothing_more(self, network: nn.Module, data: RecoveryData) -> None:
+        recovery = BatchNormRecovery(images=50)
+        recovery(network, data, torch.Generator())
+        assert _changed(network, _apply(recovery, network, data)) == set()
+
+    def test_momentum_and_mode_come_back_and_dropout_stays_off(self, data: RecoveryData) -> None:
+        network = nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, momentum=0.3), nn.Dropout(0.9), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+        )
+        states = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            recalibrate(network, data.calibration(40), 64, "float32")
+            states.append(copy.deepcopy(network.state_dict()))
+        assert network[1].momentum == 0.3
+        assert not any(module.training for module in network.modules())
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+    def test_momentum_comes_back_after_an_error(self, network: nn.Module) -> None:
+        with pytest.raises(RuntimeError):
+            recalibrate(network, torch.zeros(4, 7, 8, 8), 4, "float32")
+        assert network.features.bn1.momentum == 0.1
+        assert not network.features.bn1.training
+
+    def test_network_without_batch_norm(self, data: RecoveryData) -> None:
+        network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Dropout())
+        before = copy.deepcopy(network)
+        recalibrate(network, data.calibration(10), 10, "float32")
+        assert _changed(before, network.state_dict()) == set()
+
+
+class TestFinetune:
+    def test_changes_everything(self, network: nn.Module, data: RecoveryData) -> None:
+        assert _changed(network, _apply(FINETUNE, network, data)) == set(network.state_dict())
+
+    def test_follows_from_the_generator(self, network: nn.Module, data: RecoveryData) -> None:
+        torch.manual_seed(1)
+        first = _apply(FINETUNE, network, data, seed=5)
+        torch.manual_seed(2)
+        again, other = _apply(FINETUNE, network, data, seed=5), _apply(FINETUNE, network, data, seed=6)
+        assert all(torch.equal(value, again[name]) for name, value in first.items())
+        assert not torch.equal(first["linear.weight"], other["linear.weight"])
+
+    @pytest.mark.parametrize("change", [{"flip": True}, {"padding": 1}, {"steps": 4}, {"learning_rate": 0.02}])
+    def test_settings_count(self, network: nn.Module, data: RecoveryData, change: dict[str, object]) -> None:
+        plain = _apply(FINETUNE, network, data)
+        changed = _apply(FINETUNE.model_copy(update=change), network, data)
+        assert not torch.equal(plain["linear.weight"], changed["linear.weight"])
+
+    def test_successive_recoveries_draw_on(self, network: nn.Module, data: RecoveryData) -> None:
+        generator = torch.Generator().manual_seed(0)
+        one, other = copy.deepcopy(network), copy.deepcopy(network)
+        FINETUNE(one, data, generator)
+        FINETUNE(other, data, generator)
+        assert not torch.equal(one.linear.weight, other.linear.weight)
+
+    def test_lowers_the_loss(self, network: nn.Module, data: RecoveryData) -> None:
+        with torch.no_grad():
+            network.linear.weight[:] = 0
+
+        def loss() -> float:
+            with torch.no_grad():
+                logits = network(data.normalization.normalize(data.images))
+            return float(nn.functional.cross_entropy(logits, data.labels))
+
+        before = loss()
+        FinetuneRecovery(steps=20, learning_rate=0.1, images=64)(network, data, torch.Generator().manual_seed(0))
+        assert loss() < 0.8 * before
+
+    def test_ends_recalibrated(self, network: nn.Module, data: RecoveryData) -> None:
+        FINETUNE(network, data, torch.Generator().manual_seed(0))
+        assert _changed(network, _apply(BatchNormRecovery(images=FINETUNE.images), network, data)) == set()
+        assert not network.training
+
+
+@pytest.mark.parametrize("kind", RECOVERIES)
+def test_every_kind_keeps_its_promises(kind: str, network: nn.Module, data: RecoveryData) -> None:
+    recovery: Recovery = RECOVERIES[kind]()
+    assert recovery.kind == kind  # type: ignore[attr-defined]
+    changed = _changed(network, _apply(recovery, network, data))
+    parameters = {name for name, _ in network.named_parameters()}
+    allowed: dict[str, Callable[[set[str]], bool]] = {
+        "nothing": lambda names: not names,
+        "statistics": lambda names: not names & parameters,
+        "everything": lambda _: True,
+    }
+    assert allowed[recovery.changes](changed)
