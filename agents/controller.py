@@ -1,6 +1,7 @@
 """Training the R2D2 controller on a task: iterations, greedy evaluations, checkpoints, candidate masks, logs."""
 
 import itertools
+import logging
 import os
 import shutil
 import time
@@ -52,8 +53,14 @@ def start_ray(address: str | None = None) -> None:
     """Start Ray on this machine, or connect to the cluster at ``address``; nothing where it runs already."""
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+        # Ray's warnings are about RLlib's own use of itself; its errors still show.
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        ray.init(
+            address=address,
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
 
 
 def load_controller(name: str, overrides: Iterable[str] = ()) -> R2D2Settings:
@@ -108,24 +115,26 @@ class ControllerTraining:
             self.algorithm.restore_from_path(str((run.checkpoints / self.progress.checkpoint).absolute()))
 
     def train(self) -> None:
-        """Train until the settings' environment steps are spent."""
+        """Train until the settings' environment steps, or seconds, are spent."""
         controller, progress = self.controller, self.progress
         total = controller.total_steps
         bar = tqdm(total=total, initial=progress.steps, desc="train", unit="step", disable=not self.show_progress)
         with SummaryWriter(str(self.run.tensorboard)) as writer, bar:
-            while progress.steps < total:
-                started, before = time.perf_counter(), progress.steps
+            began = time.perf_counter() - progress.seconds
+            while not self._finished():
+                before = progress.steps
                 metrics = self.algorithm.train()
                 progress.steps = int(metrics[NUM_ENV_STEPS_LIFETIME])
                 self._take(self._episode(episode) for episode in self.algorithm.finished_episodes())
                 record = self._record(metrics)
                 due = before // controller.evaluation_interval != progress.steps // controller.evaluation_interval
-                if due or progress.steps >= total:
+                progress.seconds = time.perf_counter() - began
+                if due := due or self._finished():
                     record |= self._evaluate()
-                progress.seconds += time.perf_counter() - started
+                    progress.seconds = time.perf_counter() - began
                 record["seconds"] = progress.seconds
                 self._log(writer, record)
-                if due or progress.steps >= total:
+                if due:
                     self._checkpoint()
                 bar.update(progress.steps - before)
                 bar.set_postfix_str(_postfix(record))
@@ -155,6 +164,12 @@ class ControllerTraining:
     def stop(self) -> None:
         """Stop runners and learner."""
         self.algorithm.stop()
+
+    def _finished(self) -> bool:
+        limit = self.controller.max_seconds
+        return self.progress.steps >= self.controller.total_steps or (
+            limit is not None and self.progress.seconds >= limit
+        )
 
     # --- episodes ---
 

@@ -71,7 +71,8 @@ def to_inputs(images: torch.Tensor, normalization: Normalization | None, precisi
     inputs = images if normalization is None else normalization.normalize(images)
     # oneDNN is faster on channels-last in any precision, cuDNN in bfloat16.
     channels_last = inputs.device.type == "cpu" or resolve_precision(precision, inputs.device) == torch.bfloat16
-    return inputs.contiguous(memory_format=torch.channels_last) if channels_last else inputs
+    # Not contiguous(): for a single channel it would keep strides that make the first convolution fall back.
+    return inputs.to(memory_format=torch.channels_last) if channels_last else inputs
 
 
 def predict(

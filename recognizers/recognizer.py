@@ -13,7 +13,7 @@ from recognizers.compaction import CompactNetwork, compact
 from recognizers.costs import Cost, CostModel
 from recognizers.data import Normalization, Splits
 from recognizers.errors import ConfigurationError, MaskError
-from recognizers.evaluation import Precision, accuracy, predict
+from recognizers.evaluation import Precision, accuracy, predict, to_inputs
 from recognizers.masks import check_mask, weights_sha256
 from recognizers.recovery import NoRecovery, Recovery, RecoveryData
 from recognizers.units import UnitTable, build_unit_table
@@ -239,4 +239,4 @@ class Recognizer:
     def _reward(self) -> tuple[Tensor, Tensor]:
         """The reward split, normalised once: it is seen at every step."""
         images, labels = self.splits.reward
-        return self.normalization.normalize(images.to(self.device)), labels
+        return to_inputs(images.to(self.device), self.normalization, self.precision), labels

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from recognizers.data import Normalization
-from recognizers.evaluation import Precision, autocast
+from recognizers.evaluation import Precision, autocast, to_inputs
 from recognizers.training import sgd_steps
 
 Changes = Literal["nothing", "statistics", "everything"]
@@ -44,7 +44,8 @@ class RecoveryData:
     def calibration(self, count: int) -> Tensor:
         """A fixed seeded subset of ``count`` normalised training images, ``[count, C, H, W]`` float32."""
         chosen = np.random.default_rng(0).permutation(len(self.images))[:count]
-        return self.normalization.normalize(self.images[torch.from_numpy(chosen)].to(self.device))
+        images = self.images[torch.from_numpy(chosen)].to(self.device)
+        return to_inputs(images, self.normalization, self.precision)
 
 
 class Recovery(BaseModel, ABC):

@@ -140,8 +140,8 @@ class UnitHead(nn.Module):
         )
         self.layer_embedding = nn.Embedding(layers, embedding_size)
         self.action_embedding = nn.Embedding(num_actions, embedding_size) if action_embedding else None
-        # Input: accuracy, reduction, kept share of each layer, previous action, previous reward.
-        self.encoder = nn.Sequential(nn.Linear(2 + layers + embedding_size + 1, encoder_size), nn.ReLU())
+        # Input: accuracy, reduction, kept share of each layer, what is gone, previous action, previous reward.
+        self.encoder = nn.Sequential(nn.Linear(2 + layers + 2 * embedding_size + 1, encoder_size), nn.ReLU())
         self.value = nn.Linear(lstm_size, 1)
         self.project = nn.Linear(lstm_size, 3 * embedding_size)
         self._scale = embedding_size**-0.5
@@ -165,11 +165,14 @@ class UnitHead(nn.Module):
         """LSTM inputs ``[B, T, encoded_size]``; ``previous_action`` is 0 for none, else the action plus one."""
         static = self.static_embedding()
         embeddings = torch.cat([torch.zeros_like(static[:1]), static])  # [1 + A, E]
-        layer_share = self.kept_shares(observation["mask"])[1]
+        action_share, layer_share = self.kept_shares(observation["mask"])
+        # The sum over the removed units' descriptions tells which are gone, in a size that does not depend on them.
+        gone = (1.0 - action_share) @ static * len(static) ** -0.5  # [B, T, E]
         inputs = [
             observation["accuracy"].float(),
             observation["reduction"].float(),
             layer_share,
+            gone,
             nn.functional.embedding(previous_action, embeddings),
             previous_reward.unsqueeze(-1),
         ]

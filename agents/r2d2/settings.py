@@ -100,6 +100,9 @@ class R2D2Settings(_Section):
     exploration: ExplorationSettings = Field(default_factory=ExplorationSettings, description="exploration rates")
     sampling: SamplingSettings = Field(default_factory=SamplingSettings, description="the runners")
     total_steps: int = Field(default=20_000, ge=1, description="environment steps of the whole training")
+    max_seconds: float | None = Field(
+        default=None, gt=0, description="end the training early after so many seconds; none by default"
+    )
     evaluation_interval: int = Field(
         default=1000, ge=1, description="environment steps between greedy evaluations, each with a checkpoint"
     )

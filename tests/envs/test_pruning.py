@@ -277,6 +277,14 @@ class TestReturns:
             "ends only when nothing is left to do"
         )
 
+    @pytest.mark.parametrize("actions", ACTIONS)
+    def test_ends_when_nothing_is_left_to_do(self, make_env: MakeEnv, play_randomly: Play, actions: str) -> None:
+        env = make_env(actions=actions, objective="never ends")
+        steps = play_randomly(env, 0)
+        assert [terminated for _, _, _, terminated, _ in steps] == [False] * (len(steps) - 1) + [True]
+        assert not env.actions.valid(env.recognizer.mask).any()
+        assert sum(reward for _, _, reward, *_ in steps) == pytest.approx(env.recognizer.parameter_reduction)
+
     @pytest.mark.parametrize("objective", ["budget of MACs", "budget of parameters"])
     @pytest.mark.parametrize("actions", ACTIONS)
     @given(seed=st.integers(0, 2**31 - 1))

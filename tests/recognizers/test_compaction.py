@@ -47,7 +47,7 @@ class TestEveryArchitecture:
             dense, expected, actual = network(images), masked(images), compact(images)
         assert dense.std(dim=0).mean() > 0.1, "the comparison would mean nothing"
         assert (dense - expected).abs().mean() > 0.1, "the mask would have no effect"
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
         assert CostModel(network, table, images)(mask) == count_cost(compact, images)
 
     def test_costs_of_the_complete_network(self, architecture: tuple[nn.Module, UnitTable]) -> None:

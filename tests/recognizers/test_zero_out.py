@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from recognizers.compaction import compact
 from recognizers.units import UnitTable, build_unit_table
 from recognizers.zero_out import ZeroOut, insert_zero_outs, set_mask, zero_outs
 
@@ -121,3 +122,12 @@ def test_zero_outs_follow_the_network_onto_its_device(network: nn.Sequential, ta
     network.to("meta")
     insert_zero_outs(network, table)
     assert {zero_out.mask.device.type for zero_out in zero_outs(network)} == {"meta"}
+
+
+def test_hooks_of_the_users_own_survive_compaction(
+    network: nn.Sequential, table: UnitTable, images: torch.Tensor
+) -> None:
+    network[3].register_forward_pre_hook(lambda _, inputs: (2 * inputs[0],))
+    expected = network(images)
+    insert_zero_outs(network, table)
+    torch.testing.assert_close(compact(network, table, np.ones(9, dtype=np.int8))(images), expected)

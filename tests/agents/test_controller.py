@@ -1,0 +1,120 @@
+"""Training the controller in a run directory: what it leaves, resume, and the trained policy."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.controller import ControllerTraining, load_controller, start_ray
+from agents.policy import make_policy
+from agents.run_directory import RunDirectory
+from agents.workbench import open_environment
+from envs.episodes import play, read_episodes, validate
+from envs.tasks import TaskConfig
+from recognizers.errors import ConfigurationError, FileError
+
+TINY = [
+    "network.lstm_size=8",
+    "network.encoder_size=8",
+    "network.embedding_size=4",
+    "replay.warmup=40",
+    "learning.batch_size=4",
+    "sampling.num_env_runners=0",
+    "sampling.num_envs_per_env_runner=2",
+    "sampling.rollout_length=10",
+    "evaluation_interval=200",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_() -> None:
+    start_ray()
+
+
+def training(run: RunDirectory, task: TaskConfig, steps: int, *, resume: bool = False) -> ControllerTraining:
+    env = open_environment(task, run, progress=False)
+    controller = load_controller("quickstart", [*TINY, f"total_steps={steps}"])
+    return ControllerTraining(controller, run, env, seed=1, resume=resume, progress=False)
+
+
+def test_training_leaves_replayable_episodes_and_a_policy(home: Path, task: TaskConfig) -> None:
+    run = RunDirectory.create(Path("run"), "train")
+    trained = training(run, task, 400)
+    try:
+        trained.train()
+        done = trained.finish()
+    finally:
+        trained.stop()
+    assert done.result.parameter_reduction > 0
+    assert done.result.environment_steps >= 400
+    episodes = list(read_episodes(run.episodes))
+    assert {episode.phase for episode in episodes} == {"training", "evaluation"}
+    for episode in episodes[::10]:
+        validate(trained.env, episode)
+    lines = [json.loads(line) for line in run.learning.read_text().splitlines()]
+    assert lines[-1]["environment_steps"] >= 400 and "evaluation_return" in lines[-1]
+    assert lines[-1]["best_score"] == pytest.approx(
+        max(
+            c
+            for e in episodes
+            for c, a in zip(e.parameter_reductions, e.accuracies, strict=True)
+            if _within(trained, a)
+        )
+    )
+    assert list(run.tensorboard.glob("events.*"))
+
+    policy = make_policy(f"r2d2:{run.path}")
+    policy.reset(trained.env)
+    episode = play(trained.env, policy.act, seed=1, policy="r2d2")
+    assert episode.actions == done.episodes[0].actions
+    assert not list((home).glob("ray_results"))
+
+
+def _within(trained: ControllerTraining, accuracy: float) -> bool:
+    env = trained.env
+    return accuracy >= env.baseline_accuracy - env.objective.drop - 1e-6  # type: ignore[attr-defined]
+
+
+def test_resume_goes_on_from_the_checkpoint(home: Path, task: TaskConfig) -> None:
+    run = RunDirectory.create(Path("run"), "train")
+    first = training(run, task, 200)
+    try:
+        first.train()
+    finally:
+        first.stop()
+    at_checkpoint = len(first.episodes)
+    run.add_episodes(first.episodes[:3])  # as if a kill had come after more sampling
+    second = training(run, task, 400, resume=True)
+    try:
+        assert len(second.episodes) == at_checkpoint
+        assert second.progress.steps == first.progress.steps
+        second.train()
+        assert second.progress.steps >= 400
+        assert second.algorithm.local_replay_buffer.num_sequences > 0
+        done = second.finish()
+    finally:
+        second.stop()
+    assert done.result.environment_steps >= 400
+    assert len(list(read_episodes(run.episodes))) == len(second.episodes)
+    steps = [json.loads(line)["environment_steps"] for line in run.learning.read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_nothing_to_resume_from_is_said(home: Path, task: TaskConfig) -> None:
+    run = RunDirectory.create(Path("run"), "train")
+    with pytest.raises(FileError, match="no checkpoint to resume from"):
+        training(run, task, 200, resume=True)
+
+
+def test_a_controller_of_another_network_is_refused(home: Path, task: TaskConfig) -> None:
+    run = RunDirectory.create(Path("run"), "train")
+    trained = training(run, task, 100)
+    try:
+        trained.train()
+        trained.finish()
+    finally:
+        trained.stop()
+    other = task.model_copy(update={"actions": task.actions.model_copy(update={"kind": "unit"})})
+    policy = make_policy(f"r2d2:{run.path}")
+    with pytest.raises(ConfigurationError, match="trained for"):
+        policy.reset(open_environment(other, RunDirectory.create(Path("other"), "prune"), progress=False))
