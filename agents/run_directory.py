@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from envs.episodes import Episode, append_episodes, repair_episodes
 from envs.tasks import TaskConfig
 from recognizers.errors import ConfigurationError, FileError
-from recognizers.files import write_json
+from recognizers.files import append_text, write_json
 from recognizers.settings import read_yaml, validate, write_yaml
 
 
@@ -55,7 +55,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path | None, command: str, *, resume: bool = False) -> "RunDirectory":
-        """Make the directory of a new run, or take up that of an interrupted one.
+        """The directory of a new run, made with its first file, or that of an interrupted one.
 
         Args:
             path: where; by default ``runs/COMMAND-DATE-TIME``.
@@ -64,15 +64,10 @@ class RunDirectory:
 
         Raises:
             ConfigurationError: the directory holds a run, and ``resume`` is not set.
-            FileError: it cannot be made.
         """
         run = cls(path or Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}")
         if run.config.exists() and not resume:
             raise ConfigurationError(f"{run.path} holds a run already: choose another --out, or pass --resume")
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileError(f"cannot make the run directory {run.path}: {error}") from error
         if run.episodes.exists():
             repair_episodes(run.episodes)
         return run
@@ -114,11 +109,7 @@ class RunDirectory:
 
     def add_line(self, path: Path, record: Mapping[str, Any]) -> None:
         """Append a record to one of the JSON-lines files."""
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise FileError(f"cannot write {path}: {error}") from error
+        append_text(path, json.dumps(record) + "\n")
 
 
 def _now() -> str:

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from envs.errors import EpisodeError
 from envs.pruning import PruningEnv
-from recognizers.errors import FileError
-from recognizers.files import read_text, write_text
+from recognizers.files import append_text, read_text, write_text
 
 
 class Episode(BaseModel):
@@ -171,14 +169,7 @@ def write_episodes(path: str | os.PathLike[str], episodes: Iterable[Episode]) ->
 
 def append_episodes(path: str | os.PathLike[str], episodes: Iterable[Episode]) -> None:
     """Append episodes, one JSON line each. A kill can cut the last line; :func:`read_episodes` names it then."""
-    text = "".join(episode.model_dump_json() + "\n" for episode in episodes)
-    try:
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error}") from error
+    append_text(path, "".join(episode.model_dump_json() + "\n" for episode in episodes))
 
 
 def repair_episodes(path: str | os.PathLike[str]) -> None:

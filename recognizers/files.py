@@ -61,6 +61,22 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def append_text(path: str | os.PathLike[str], text: str) -> None:
+    """Append ``text`` as UTF-8 and fsync. A kill can leave the end of it out.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error}") from error
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` atomically as indented JSON."""
     write_text(path, json.dumps(value, indent=2) + "\n")

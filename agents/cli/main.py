@@ -28,13 +28,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; ``key=value`` overrides may stand anywhere in it."""
+    parser = build_parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    # argparse takes only the first run of positional arguments for a list of them, and hands back the later ones.
+    foreign = [text for text in rest if text.startswith("-") or "=" not in text]
+    if foreign or (rest and not hasattr(parsed, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(foreign or rest)}")
+    if rest:
+        parsed.overrides = [*parsed.overrides, *rest]
+    return parsed
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
         The exit status: 0; 2 for bad input, as the parser itself has it; 130 after an interrupt.
     """
-    parsed = build_parser().parse_args(arguments)
+    parsed = parse(arguments)
     run: Command = parsed.run
     try:
         summary = run(parsed)
