@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy import stats
 
-import agents.baselines  # noqa: F401 - registers its policies
 from agents.controller import ControllerTraining, load_controller, start_ray
 from agents.policy import make_policy
 from agents.results import Result

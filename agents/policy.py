@@ -1,5 +1,6 @@
 """The policy protocol, and the registry that finds a policy by its name."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -49,8 +50,15 @@ def register_allocation(name: str) -> Callable[[PolicyFactory], PolicyFactory]:
     return _register(_ALLOCATIONS, "allocation", name)
 
 
+def _import_own() -> None:
+    """Import the policies that zeroout brings; they register themselves."""
+    for module in ("agents.baselines", "agents.learned"):
+        importlib.import_module(module)
+
+
 def policies() -> list[str]:
     """Names of all policies, those of the form ALLOCATION:CRITERION included."""
+    _import_own()
     combined = [f"{allocation}:{name}" for allocation in _ALLOCATIONS for name in criteria()]
     return sorted([*_POLICIES, *combined])
 
@@ -67,6 +75,7 @@ def make_policy(name: str, *, seed: int = 0, **settings: Any) -> Policy:
         UnknownNameError: no such policy.
         ConfigurationError: a setting that the policy does not have.
     """
+    _import_own()
     head, _, tail = name.partition(":")
     if name in _POLICIES:
         factory = _POLICIES[name]

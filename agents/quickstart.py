@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import agents.baselines  # noqa: F401 - registers its policies
 from agents.controller import ControllerTraining, load_controller, start_ray
 from agents.policy import make_policy
 from agents.report import save_overview, write_report

@@ -33,8 +33,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the policy."""
     from tqdm import tqdm
 
-    import agents.baselines
-    import agents.learned  # noqa: F401 - both register policies
     from agents.policy import make_policy
     from agents.report import write_report
     from agents.run_directory import RunDirectory, RunSettings

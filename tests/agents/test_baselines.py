@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-import agents.baselines  # noqa: F401 - registers its policies
 from agents.baselines.allocations import GlobalAllocation
 from agents.policy import make_policy, policies, register_policy
 from agents.running import run_policy

@@ -308,6 +308,7 @@ class TestFailedWrites:
         with pytest.raises(FileError, match="No space left"):
             append_episodes(path, [episode])
 
-    def test_no_such_folder(self, tmp_path: Path, episode: Episode) -> None:
+    def test_folder_that_is_a_file(self, tmp_path: Path, episode: Episode) -> None:
+        (tmp_path / "file").write_text("")
         with pytest.raises(FileError, match="cannot write"):
-            append_episodes(tmp_path / "none" / "e.jsonl", [episode])
+            append_episodes(tmp_path / "file" / "e.jsonl", [episode])
