@@ -60,6 +60,10 @@ class Actions(ABC):
         """The units, least important first, that ``action`` removes under ``mask`` (``[U]``); ``[k]`` int64."""
 
     @abstractmethod
+    def reach(self) -> np.ndarray:
+        """The smallest mask that every sequence of valid actions can be continued to, ``[U]`` int8."""
+
+    @abstractmethod
     def valid(self, mask: np.ndarray) -> np.ndarray:
         """Which actions are valid under ``mask`` (``[U]``): they remove something and leave their layer a unit.
 
@@ -79,6 +83,15 @@ class BlockActions(Actions):
         for action, block in enumerate(blocks):
             action_of_unit[block] = action
         self.table = ActionTable(layer_of_action, action_of_unit, _features(recognizer, layer_of_action, blocks))
+
+    def reach(self) -> np.ndarray:
+        """The largest block of every layer: whichever comes last must stay."""
+        mask = np.zeros(len(self.table.action_of_unit), dtype=np.int8)
+        for layer in np.unique(self.table.layer_of_action):
+            mask[
+                max((self._blocks[action] for action in np.flatnonzero(self.table.layer_of_action == layer)), key=len)
+            ] = 1
+        return mask
 
     def units(self, action: int, mask: np.ndarray) -> np.ndarray:
         """The kept units of the block."""
@@ -107,6 +120,12 @@ class LayerActions(Actions):
             recognizer.table.layer_of_unit,
             _features(recognizer, layers, [units[:chunk] for units, chunk in zip(ranked, self._chunk, strict=True)]),
         )
+
+    def reach(self) -> np.ndarray:
+        """One unit of every layer."""
+        mask = np.zeros(len(self.table.action_of_unit), dtype=np.int8)
+        mask[[ranked[-1] for ranked in self._ranked]] = 1
+        return mask
 
     def units(self, action: int, mask: np.ndarray) -> np.ndarray:
         """The next chunk of the layer's order; one unit always stays."""

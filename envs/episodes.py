@@ -3,13 +3,15 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from envs.errors import EpisodeError
+from envs.errors import EpisodeError, InvalidActionError
 from envs.pruning import PruningEnv
+from recognizers.errors import FileError
 from recognizers.files import append_text, read_text, write_text
 
 
@@ -30,7 +32,7 @@ class Episode(BaseModel):
         phase: where the episode comes from: a policy's own run, training (with exploration), or an evaluation.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     schema_version: Literal[1] = 1
     task: str
     base_sha256: str
@@ -107,9 +109,11 @@ def replay(env: PruningEnv, episode: Episode, *, steps: int | None = None) -> Ep
     """Play the (first ``steps``) actions of an episode again; the environment is left in the state they lead to.
 
     Raises:
-        EpisodeError: the episode was recorded with other base weights.
+        EpisodeError: the episode was recorded on another task, or with other base weights.
         InvalidActionError: an action is not valid where it was recorded.
     """
+    if episode.task != env.task.name:
+        raise EpisodeError(f"the episode was recorded on task {episode.task!r}, not on {env.task.name!r}")
     if episode.base_sha256 != env.recognizer.base_sha256:
         raise EpisodeError(
             f"the episode was recorded with other base weights ({episode.base_sha256[:12]}...; "
@@ -148,7 +152,10 @@ def validate(env: PruningEnv, episode: Episode, *, tolerance: float = 1e-6) -> N
     Raises:
         EpisodeError: with the first step that differs, and how.
     """
-    played = replay(env, episode)
+    try:
+        played = replay(env, episode)
+    except InvalidActionError as error:
+        raise EpisodeError(f"an action was not valid where it was recorded: {error}") from error
     for field in ("rewards", "accuracies", "parameter_reductions", "macs_reductions"):
         recorded, actual = np.array(getattr(episode, field)), np.array(getattr(played, field))
         wrong = np.flatnonzero(~(np.abs(recorded - actual) <= tolerance))
@@ -174,9 +181,17 @@ def append_episodes(path: str | os.PathLike[str], episodes: Iterable[Episode]) -
 
 def repair_episodes(path: str | os.PathLike[str]) -> None:
     """Cut off a last line that a kill left half-written, so that appending can go on."""
-    text = read_text(path)
-    if text and not text.endswith("\n"):
-        write_text(path, text[: text.rfind("\n") + 1])
+    try:
+        content = Path(path).read_bytes()  # the cut may go through a character
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error}") from error
+    if content and not content.endswith(b"\n"):
+        write_text(path, content[: content.rfind(b"\n") + 1].decode())
+
+
+def _lines(text: str) -> list[str]:
+    # Not splitlines: it also splits at characters that JSON leaves as they are, such as U+2028.
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def read_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
@@ -186,7 +201,7 @@ def read_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
         FileError: the file is missing or unreadable.
         EpisodeError: a line is corrupt, truncated or not an episode.
     """
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(_lines(read_text(path)), start=1):
         try:
             yield Episode.model_validate(json.loads(line))
         except json.JSONDecodeError as error:

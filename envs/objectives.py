@@ -10,7 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from recognizers.costs import CostModel
 from recognizers.errors import ConfigurationError, UnknownNameError
-from recognizers.units import UnitTable
 
 Measure = Literal["parameters", "macs"]
 
@@ -64,7 +63,7 @@ class Objective(BaseModel, ABC):
         """The units that a step really removes: ``units`` or a leading part of them."""
         return units
 
-    def check(self, table: UnitTable, costs: CostModel) -> None:
+    def check(self, reach: np.ndarray, costs: CostModel) -> None:
         """Refuse a recognizer on which the objective cannot be met.
 
         Raises:
@@ -175,15 +174,13 @@ class Budget(Objective):
             low, high = (low, middle) if reached(middle) else (middle, high)
         return units[:high]
 
-    def check(self, table: UnitTable, costs: CostModel) -> None:
+    def check(self, reach: np.ndarray, costs: CostModel) -> None:
         """Refuse a target beyond one unit per layer."""
-        mask = np.zeros(table.n_units, dtype=np.int8)
-        mask[[layer.start for layer in table.layers]] = 1
-        reach = costs.reductions(mask)[0 if self.measure == "parameters" else 1]
-        if reach < self.target:
+        reduction = costs.reductions(reach)[0 if self.measure == "parameters" else 1]
+        if reduction < self.target:
             raise ConfigurationError(
-                f"objective.{self.measure}={1 - self.target:.4g} is out of reach: with one unit in every prunable "
-                f"layer {1 - reach:.4g} of the {self.measure} remain"
+                f"objective.{self.measure}={1 - self.target:.4g} is out of reach: with as little in every prunable "
+                f"layer as the actions allow {1 - reduction:.4g} of the {self.measure} remain"
             )
 
 

@@ -14,6 +14,7 @@ from envs.actions import Actions, ActionTable, build_actions
 from envs.errors import InvalidActionError
 from envs.objectives import Measurement
 from envs.tasks import TaskConfig, load_task, make_recognizer
+from recognizers.errors import ConfigurationError
 from recognizers.recognizer import Recognizer
 
 Observation = dict[str, np.ndarray]
@@ -131,11 +132,17 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         action_mask: bool = False,
         render_mode: Literal["ansi"] | None = None,
     ) -> None:
+        if isinstance(task, TaskConfig) and list(overrides):
+            raise ConfigurationError("overrides go with the name or the path of a task, not with a TaskConfig")
         self.task = task if isinstance(task, TaskConfig) else load_task(task, overrides)
+        if recognizer is not None and recognizer.recovery != self.task.recovery:
+            raise ConfigurationError(
+                f"the recognizer recovers by {recognizer.recovery!r}, the task by {self.task.recovery!r}"
+            )
         self.recognizer = recognizer or make_recognizer(self.task)
         self.objective = self.task.objective
-        self.objective.check(self.recognizer.table, self.recognizer.costs)
         self.actions: Actions = build_actions(self.recognizer, self.task.actions)
+        self.objective.check(self.actions.reach(), self.recognizer.costs)
         self.render_mode = render_mode
         self._observe_action_mask = action_mask
         observation: dict[str, spaces.Space[Any]] = {
@@ -174,6 +181,7 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         self._episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._generator.manual_seed(self._episode_seed)
         self.recognizer.reset()
+        self.recognizer.holder = self
         self._state = Measurement(self.baseline_accuracy, 0.0, 0.0)
         self._terminated = False
         return self._observation(), self._info(0.0, Seconds())
@@ -204,11 +212,13 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         snapshot, generator = self.recognizer.snapshot(), self._generator.get_state()
         probes = []
         for action, units in plans:
-            after, _ = self._advance(units)
-            reward = self.objective.reward(self._state, after, self.baseline_accuracy)
-            probes.append(Probe(action, after, reward, self._ends(after)))
-            self.recognizer.restore(snapshot)
-            self._generator.set_state(generator)
+            try:
+                after, _ = self._advance(units)
+                reward = self.objective.reward(self._state, after, self.baseline_accuracy)
+                probes.append(Probe(action, after, reward, self._ends(after)))
+            finally:
+                self.recognizer.restore(snapshot)
+                self._generator.set_state(generator)
         return probes
 
     def valid_actions(self) -> np.ndarray:
@@ -232,6 +242,8 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         """The units that ``action`` removes now, trimmed to the objective."""
         if self._terminated:
             raise InvalidActionError("the episode has ended (or not begun): call reset() first")
+        if self.recognizer.holder is not self:
+            raise ConfigurationError("another environment has taken over this recognizer: give each one of its own")
         if not self.action_space.contains(action):
             raise InvalidActionError(f"action {action!r} is not an integer in 0..{len(self.actions) - 1}")
         mask = self.recognizer.mask

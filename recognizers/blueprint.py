@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from recognizers import zoo
-from recognizers.errors import FileError
+from recognizers.errors import ConfigurationError, FileError
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Blueprint:
 
     def create(self) -> nn.Module:
         """A network with fresh weights, drawn from torch's global generator."""
+        if taken := {"classes", "in_channels", "name"} & self.arguments.keys():
+            raise ConfigurationError(f"arguments of {self.architecture}: {sorted(taken)} follow from the data")
         return zoo.create(self.architecture, classes=self.classes, in_channels=self.in_channels, **self.arguments)
 
     def to_metadata(self) -> dict[str, str]:

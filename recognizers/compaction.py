@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recognizers.units import Slot, UnitTable, is_depthwise
+from recognizers.zero_out import mask_input
 
 Kept = tuple[Tensor | None, Tensor | None]
 """Indices of the kept output and input channels of a module; None where all are kept."""
@@ -154,7 +155,8 @@ def strip_zero_outs(network: nn.Module) -> None:
     for module in network.modules():
         if "zero_out" in module._modules:
             del module._modules["zero_out"]
-            module._forward_pre_hooks.clear()
+            for key in [key for key, hook in module._forward_pre_hooks.items() if hook is mask_input]:
+                del module._forward_pre_hooks[key]
 
 
 def compact(network: nn.Module, table: UnitTable, mask: np.ndarray) -> nn.Module:

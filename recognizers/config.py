@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from recognizers.blueprint import Blueprint
@@ -40,6 +40,12 @@ class DataConfig(BaseModel):
         None, description="input mean per channel, of values in 0..1; default: data's"
     )
     std: tuple[float, ...] | None = Field(None, description="input standard deviation per channel; default: data's")
+
+    @model_validator(mode="after")
+    def _both(self) -> "DataConfig":
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give mean and std together")
+        return self
 
 
 class RecognizerConfig(BaseModel):
@@ -171,7 +177,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for corrupt and for unsafe files
-        raise FileError(f"{path} is not a readable state dict: {str(error).splitlines()[0]}") from error
+        raise FileError(
+            f"{path} is not a readable state dict: {(str(error) or repr(error)).splitlines()[0]}"
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} must hold a state dict (names to tensors)")

@@ -40,8 +40,11 @@ class CostModel:
         rows: list[tuple[float, float, float, float, float]] = []  # out, in, weight, bias, positions
         units: list[np.ndarray] = []
         owners: list[np.ndarray] = []
+        seen: set[int] = set()
         for path, module in network.named_modules():
-            parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+            own = [parameter for parameter in module.parameters(recurse=False) if id(parameter) not in seen]
+            seen.update(map(id, own))
+            parameters = sum(parameter.numel() for parameter in own)
             if parameters == 0:
                 continue
             slot = table.slots.get(path)

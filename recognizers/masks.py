@@ -75,8 +75,12 @@ def load_mask(path: str | os.PathLike[str], table: UnitTable, base_sha256: str) 
             "pass the weights the mask was made with (--weights)"
         )
     sizes = {layer.name: len(layer) for layer in table.layers}
-    if {name: len(tensor) for name, tensor in tensors.items() if tensor.ndim == 1} != sizes:
+    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != {
+        name: (size,) for name, size in sizes.items()
+    }:
         raise MaskError(f"{path} does not fit the network: its layers and their sizes differ from the unit table's")
+    if any(tensor.dtype != torch.uint8 for tensor in tensors.values()):
+        raise MaskError(f"{path}: masks are uint8 tensors")
     mask = np.concatenate([tensors[layer.name].numpy() for layer in table.layers]).astype(np.int8)
     check_mask(mask, table, str(path))
     return mask, metadata

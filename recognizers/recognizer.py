@@ -33,6 +33,8 @@ class Snapshot:
 class Recognizer:
     """A CNN that is being pruned.
 
+    It has one state, so it serves one environment at a time: :attr:`holder`, the last one that reset it.
+
     The dense network with its ZeroOut layers (:attr:`network`) is the semantics; a compact copy, sliced as the mask
     says, does the work, and what recovery changes in it is written back.
 
@@ -75,6 +77,7 @@ class Recognizer:
         self._base = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         self._mask = np.ones(self.n_units, dtype=np.int8)
         self._baseline: dict[Split, float] = {}
+        self.holder: object = None
 
     # --- state ---
 

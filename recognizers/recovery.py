@@ -4,8 +4,7 @@ Each recovery is its own configuration and works in place on a plain (compact) n
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -39,13 +38,15 @@ class RecoveryData:
     precision: Precision
     batch_size: int
     device: torch.device
+    _calibration: dict[int, Tensor] = field(default_factory=dict)
 
-    @lru_cache(maxsize=2)  # noqa: B019 - as long-lived as the recognizer that owns it
     def calibration(self, count: int) -> Tensor:
         """A fixed seeded subset of ``count`` normalised training images, ``[count, C, H, W]`` float32."""
-        chosen = np.random.default_rng(0).permutation(len(self.images))[:count]
-        images = self.images[torch.from_numpy(chosen)].to(self.device)
-        return to_inputs(images, self.normalization, self.precision)
+        if count not in self._calibration:
+            chosen = np.random.default_rng(0).permutation(len(self.images))[:count]
+            images = self.images[torch.from_numpy(chosen)].to(self.device)
+            self._calibration[count] = to_inputs(images, self.normalization, self.precision)
+        return self._calibration[count]
 
 
 class Recovery(BaseModel, ABC):
@@ -151,9 +152,9 @@ def recalibrate(network: nn.Module, images: Tensor, batch_size: int, precision: 
         norm.train()
     try:
         with torch.no_grad(), autocast(precision, images.device):
-            for batch in images.split(batch_size):
-                if len(batch) > 1:  # a single value has no variance
-                    network(batch)
+            # Batches of (nearly) equal size, as each counts the same in the average; never of a single image.
+            for batch in images.tensor_split(max(1, len(images) // max(batch_size, 2))):
+                network(batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -106,23 +106,29 @@ def validate(model: type[Settings], tree: Mapping[str, Any], source: str) -> Set
         place = [str(part) for part in problem["loc"]]
         message = problem["msg"]
         if problem["type"] == "extra_forbidden":
-            known = _fields_at(model, place[:-1])
+            known = _fields_at(model, place[:-1], tree)
             near = difflib.get_close_matches(place[-1], known, n=2, cutoff=0.5)
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(known))}"
             message = f"unknown key; {hint}"
+        elif problem["type"] == "union_tag_invalid":
+            context = problem["ctx"]
+            tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
+            message = str(UnknownNameError("kind", str(context["tag"]), tags))
         raise ConfigurationError(f"{source}: {'.'.join(place) or 'settings'}: {message}") from error
 
 
-def _fields_at(model: type[BaseModel], place: list[str]) -> dict[str, FieldInfo]:
-    """The fields of the model nested at ``place``; for a union of kinds the place names the kind."""
+def _fields_at(model: type[BaseModel], place: list[str], tree: Any) -> dict[str, FieldInfo]:
+    """The fields of the model nested at ``place``; where there are several kinds, of the kind that ``tree`` names."""
     for part in place:
+        if isinstance(tree, list):
+            tree = tree[int(part)]
+        elif part in model.model_fields:
+            tree = tree.get(part, {}) if isinstance(tree, Mapping) else {}
+        else:  # pydantic names the kind, too
+            continue
         candidates = _models(model.model_fields[part].annotation) if part in model.model_fields else [model]
-        chosen = [candidate for candidate in candidates if _kind(candidate) == part]
-        if len(candidates) > 1 and not chosen:
-            rest = place[place.index(part) + 1 :]
-            model = next((candidate for candidate in candidates if rest and _kind(candidate) == rest[0]), candidates[0])
-        else:
-            model = (chosen or candidates)[0]
+        kind = tree.get("kind") if isinstance(tree, Mapping) else None
+        model = next((candidate for candidate in candidates if _kind(candidate) == kind), candidates[0])
     return model.model_fields
 
 
@@ -133,5 +139,5 @@ def _kind(model: type[BaseModel]) -> object:
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+        return [annotation, *(model for subclass in annotation.__subclasses__() for model in _models(subclass))]
     return [model for argument in get_args(annotation) for model in _models(argument)]

@@ -59,11 +59,18 @@ class Layer:
 
 @dataclass(frozen=True)
 class Excluded:
-    """Channels that cannot be pruned, and why."""
+    """Tied sets of channels that cannot be pruned, and why.
+
+    Attributes:
+        name: module path of the first producer.
+        producers: module paths of all producers.
+        sets: number of tied sets; each would be a unit.
+        reason: why not.
+    """
 
     name: str
     producers: tuple[str, ...]
-    channels: int
+    sets: int
     reason: str
 
 
@@ -120,6 +127,7 @@ def build_unit_table(network: nn.Module, example: Tensor) -> UnitTable:
     # Imported here because compaction and verification build on the table.
     from recognizers.verification import sound_layers  # noqa: PLC0415
 
+    _check_forward(network, example)
     candidate, excluded = _graph_units(network, example)
     sound, faults = sound_layers(network, candidate, example)
     if faults:
@@ -132,6 +140,23 @@ def build_unit_table(network: nn.Module, example: Tensor) -> UnitTable:
             ),
         ]
     return _restrict(candidate, sound, _merge_excluded(excluded))
+
+
+def _check_forward(network: nn.Module, example: Tensor) -> None:
+    name = type(network).__name__
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.enable_grad():
+            output = network.eval()(example.clone().requires_grad_())
+    except Exception as error:  # the network's own code raises whatever it likes
+        raise ConfigurationError(f"{name} fails on images of shape {list(example.shape)}: {error!r}") from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if not isinstance(output, Tensor):
+        raise ConfigurationError(f"{name} must return logits as one tensor, not {type(output).__name__}")
+    if output.grad_fn is None:
+        raise ConfigurationError(f"{name} cannot be traced: its output carries no gradient (detach, no_grad, numpy?)")
 
 
 def restrict(table: UnitTable, names: set[str]) -> UnitTable:
@@ -165,7 +190,7 @@ def _merge_excluded(excluded: list[Excluded]) -> tuple[Excluded, ...]:
             merged[entry.name] = entry
         else:
             producers = tuple(dict.fromkeys((*first.producers, *entry.producers)))
-            merged[entry.name] = Excluded(entry.name, producers, first.channels + entry.channels, first.reason)
+            merged[entry.name] = Excluded(entry.name, producers, first.sets + entry.sets, first.reason)
     return tuple(merged.values())
 
 
@@ -233,7 +258,7 @@ def _graph_units(network: nn.Module, example: Tensor) -> tuple[UnitTable, list[E
         sinks = sorted({path for path, side, _ in component if side == "in"})
         reason = next((faults[channel] for channel in component if channel in faults), "")
         if not reason and not sinks:
-            reason = "its channels are the network's output"
+            reason = "no layer takes its channels: they are the network's output, or are split or reordered on the way"
         members[tuple(sources), tuple(sinks), reason].append(component)
     return _number(network, members, order)
 

@@ -57,11 +57,12 @@ def insert_zero_outs(network: nn.Module, table: UnitTable) -> None:
             continue
         consumer = network.get_submodule(path)
         zero_out = ZeroOut(slot.in_units, channel_dimension=1 if isinstance(consumer, nn.Conv2d) else -1)
-        consumer.add_module("zero_out", zero_out)
-        consumer.register_forward_pre_hook(_mask_input)
+        consumer.add_module("zero_out", zero_out.to(consumer.weight.device))  # type: ignore[arg-type]
+        consumer.register_forward_pre_hook(mask_input)
 
 
-def _mask_input(consumer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def mask_input(consumer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The hook that a ZeroOut is called by."""
     zero_out: ZeroOut = consumer.zero_out  # type: ignore[assignment]
     return (zero_out(inputs[0]), *inputs[1:])
 

@@ -176,7 +176,7 @@ def run_info(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     if units.excluded:
         text += "\n\nleft out:" + "".join(
-            f"\n  {entry.name} ({entry.channels} channels"
+            f"\n  {entry.name} ({entry.sets} channels"
             + (f", tied with {len(entry.producers) - 1} more layers" if len(entry.producers) > 1 else "")
             + f"): {entry.reason}"
             for entry in units.excluded

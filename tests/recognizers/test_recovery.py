@@ -95,12 +95,14 @@ class TestBatchNorm:
         torch.testing.assert_close(network.features.bn1.running_mean, values.mean(1), rtol=1e-4, atol=1e-5)
         assert int(network.features.bn1.num_batches_tracked) == 3
 
-    def test_a_last_batch_of_one_image_is_left_out(self, network: nn.Module, data: RecoveryData) -> None:
-        images = data.calibration(21)
-        whole = copy.deepcopy(network)
-        recalibrate(network, images, 20, "float32")
-        recalibrate(whole, images[:20], 20, "float32")
-        assert all(torch.equal(value, whole.state_dict()[name]) for name, value in network.state_dict().items())
+    def test_no_batch_is_so_small_that_it_distorts_the_average(self, network: nn.Module, data: RecoveryData) -> None:
+        sizes: list[int] = []
+        network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+        for count, batch_size in ((21, 20), (41, 20), (7, 2), (3, 1), (2, 50)):
+            sizes.clear()
+            recalibrate(network, data.calibration(count), batch_size, "float32")
+            assert sum(sizes) == count
+            assert max(sizes) - min(sizes) <= 1 and min(sizes) >= 2
 
     def test_more_images_than_there_are_means_all(self, network: nn.Module, data: RecoveryData) -> None:
         assert len(data.calibration(10**6)) == len(data.images)
