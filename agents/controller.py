@@ -53,8 +53,10 @@ def start_ray(address: str | None = None) -> None:
     """Start Ray on this machine, or connect to the cluster at ``address``; nothing where it runs already."""
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Ray's warnings are about RLlib's own use of itself; its errors still show.
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        # What Ray warns of here is RLlib's own use of Ray, which no user can change; exceptions still come through.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        for name in ("ray", "ray.rllib", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         ray.init(
             address=address,
             include_dashboard=False if address is None else None,
@@ -112,13 +114,13 @@ class ControllerTraining:
         )
         self.algorithm = R2D2(config=config)
         if self.progress.checkpoint:
-            self.algorithm.restore_from_path(str((run.checkpoints / self.progress.checkpoint).absolute()))
+            self._restore(run.checkpoints / self.progress.checkpoint)
 
     def train(self) -> None:
         """Train until the settings' environment steps, or seconds, are spent."""
         controller, progress = self.controller, self.progress
         total = controller.total_steps
-        bar = tqdm(total=total, initial=progress.steps, desc="train", unit="step", disable=not self.show_progress)
+        bar = tqdm(total=total, initial=progress.steps, desc="r2d2", unit="step", disable=not self.show_progress)
         with SummaryWriter(str(self.run.tensorboard)) as writer, bar:
             began = time.perf_counter() - progress.seconds
             while not self._finished():
@@ -164,6 +166,13 @@ class ControllerTraining:
     def stop(self) -> None:
         """Stop runners and learner."""
         self.algorithm.stop()
+
+    def _restore(self, checkpoint: Path) -> None:
+        try:
+            self.algorithm.restore_from_path(str(checkpoint.absolute()))
+        except Exception as error:  # pickles that were cut short raise nearly anything
+            self.stop()
+            raise FileError(f"cannot read the checkpoint {checkpoint} (truncated or corrupt): {error!r}") from error
 
     def _finished(self) -> bool:
         limit = self.controller.max_seconds

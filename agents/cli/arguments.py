@@ -89,6 +89,15 @@ def resolve_task(arguments: argparse.Namespace) -> "TaskConfig":
     return load_task(arguments.task, task_overrides(arguments))
 
 
+def resolve_with(arguments: argparse.Namespace, section: str) -> tuple["TaskConfig", list[str]]:
+    """The task that the flags describe, and the overrides under ``section``, which belong to something else."""
+    from envs.tasks import load_task
+
+    prefix, overrides = f"{section}.", task_overrides(arguments)
+    own = [text.removeprefix(prefix) for text in overrides if text.startswith(prefix)]
+    return load_task(arguments.task, [text for text in overrides if not text.startswith(prefix)]), own
+
+
 def absolute_spec(spec: str) -> str:
     """A data specification that means the same in another working directory."""
     kind, colon, path = spec.partition(":")

@@ -4,11 +4,9 @@ import argparse
 import time
 from typing import Any
 
-from agents.cli.arguments import add_command, add_common, add_run, add_task, task_overrides
+from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_with
 from agents.cli.output import note, results_table
 from recognizers.errors import ConfigurationError
-
-PREFIX = "controller."
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -38,7 +36,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from agents.report import write_report
     from agents.run_directory import RunDirectory, RunSettings
     from agents.workbench import open_environment, save_outcome
-    from envs.tasks import load_task
     from recognizers.settings import validate
 
     started = time.perf_counter()
@@ -53,9 +50,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     elif not arguments.task:
         raise ConfigurationError("name the task to train on with --task")
     else:
-        overrides = task_overrides(arguments)
-        own = [text.removeprefix(PREFIX) for text in overrides if text.startswith(PREFIX)]
-        task = load_task(arguments.task, [text for text in overrides if not text.startswith(PREFIX)])
+        task, own = resolve_with(arguments, "controller")
         controller = load_controller(arguments.controller, own)
     note(f"{task.name}: training R2D2 in {directory.path}", quiet=quiet)
     env = open_environment(task, directory, progress=not quiet)

@@ -4,7 +4,7 @@ import argparse
 import time
 from typing import Any
 
-from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_task
+from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_with
 from agents.cli.output import note, results_table
 
 
@@ -20,7 +20,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--policy",
         required=True,
-        help="random, uniform:l1, global:l1, lookahead, search:random, r2d2:RUN_DIRECTORY, ...; a wrong name lists all",
+        help="random, uniform:l1, global:l1, lookahead, search:random, r2d2:RUN_DIRECTORY; a wrong name lists all. "
+        "Its own settings are given as policy.KEY=VALUE, e.g. policy.candidates=8",
     )
     parser.add_argument("--finetune", action="store_true", help="fine-tune the result as the task says")
     add_task(parser)
@@ -38,10 +39,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from agents.run_directory import RunDirectory, RunSettings
     from agents.running import run_policy
     from agents.workbench import finetune_outcome, open_environment, save_outcome
+    from recognizers.settings import override
 
     started = time.perf_counter()
-    task = resolve_task(arguments)
-    policy = make_policy(arguments.policy, seed=arguments.seed)
+    task, settings = resolve_with(arguments, "policy")
+    policy = make_policy(arguments.policy, seed=arguments.seed, **override({}, settings))
     directory = RunDirectory.create(arguments.out, "prune")
     note(f"{task.name}: {arguments.policy}, recovery {task.recovery.kind}, in {directory.path}", quiet=arguments.json)
     env = open_environment(task, directory, progress=not arguments.json)

@@ -90,6 +90,14 @@ def test_text_is_a_table(home: Path, flags: list[str], capsys: pytest.CaptureFix
     assert Path("run/finetuned.safetensors").is_file()
 
 
+def test_a_policys_own_settings(home: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["policy.environment_steps=30"]
+    _, out, _ = call(capsys, "prune", "--policy", "search:random", "--out", "run", "--json", *flags, *own)
+    summary = json.loads(out)
+    assert 30 < summary["environment_steps"] <= 30 + 12
+    assert "sharpness" in fails(capsys, "prune", "--policy", "random", "--out", "o", *flags, "policy.sharpness=1")
+
+
 def test_budget_meets_its_target(home: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = call(
         capsys, "prune", "--policy", "uniform:l1", "--target-macs", "0.5", "--out", "run", "--json", *flags[:-1]

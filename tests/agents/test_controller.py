@@ -100,6 +100,19 @@ def test_resume_goes_on_from_the_checkpoint(home: Path, task: TaskConfig) -> Non
     assert steps == sorted(steps)
 
 
+def test_a_corrupt_checkpoint_is_said(home: Path, task: TaskConfig) -> None:
+    run = RunDirectory.create(Path("run"), "train")
+    first = training(run, task, 100)
+    try:
+        first.train()
+    finally:
+        first.stop()
+    for path in (run.checkpoints / first.progress.checkpoint).rglob("*.pkl"):
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(FileError, match="truncated or corrupt"):
+        training(run, task, 200, resume=True)
+
+
 def test_nothing_to_resume_from_is_said(home: Path, task: TaskConfig) -> None:
     run = RunDirectory.create(Path("run"), "train")
     with pytest.raises(FileError, match="no checkpoint to resume from"):
