@@ -33,8 +33,9 @@ def section(run: Run) -> Section:
     return Section(
         name="learning",
         title="Learning of the controller",
-        text="Return against environment steps. Dashed lines are what the other policies reached: the controller has "
-        "passed one where its best score so far lies above.",
+        text="Return against environment steps, all on the reward split: training episodes, greedy evaluations, and the "
+        "best state seen so far. Dashed lines are the returns of the other policies' own episodes. The table above has "
+        "less: there a mask must also hold on the selection split.",
         legend=(*_keys(run), *(replace(key, dashes="4 2") for key in policy_keys(run, entries=rivals(run)))),
         panels=_panels(run),
     )
@@ -46,11 +47,14 @@ def rivals(run: Run) -> list[Entry]:
 
 
 def draw_returns(axes: Axes, run: Run) -> None:
-    """Draw training, evaluation and best score so far, and the others' scores as levels."""
+    """Draw training, evaluation and best score so far, and the others' returns as levels.
+
+    All of these are on the reward split. The reductions of the results are not: they had to hold on the selection
+    split, too, and would flatter the controller here.
+    """
     colour = _colour(run)
     for entry in rivals(run):
-        assert entry.score is not None
-        level = float(_on_axis(run, entry.score))
+        level = _scale(run) * entry.result.episode_return
         axes.axhline(level, color=entry.style.colour, linewidth=1.4, linestyle=(0, _LEVEL))
         axes.plot(
             1,
@@ -146,7 +150,7 @@ def _scale(run: Run) -> float:
     return 100.0 if isinstance(run.objective, (Tolerance, Budget)) else 1.0
 
 
-def _on_axis(run: Run, score: float | np.ndarray) -> float | np.ndarray:
+def _on_axis(run: Run, score: np.ndarray) -> np.ndarray:
     """A score in the units of the return: under a budget, the return is the accuracy gained over the baseline."""
     shift = run.baseline.baseline_validation_accuracy if isinstance(run.objective, Budget) else 0.0
     return _scale(run) * (score - shift)
