@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from recognizers.compact_file import load_compact, save_compact
     from recognizers.config import build_recognizer
     from recognizers.costs import Cost, CostModel, count_cost
+    from recognizers.dependency import build_unit_table
     from recognizers.errors import ZeroOutError
     from recognizers.masks import MaskMetadata, load_mask, save_mask
     from recognizers.recognizer import Recognizer
-    from recognizers.units import UnitTable, build_unit_table
+    from recognizers.units import UnitTable
 
 _MODULES = {
     "compact_file": ("load_compact", "save_compact"),
@@ -22,7 +23,8 @@ _MODULES = {
     "errors": ("ZeroOutError",),
     "masks": ("MaskMetadata", "load_mask", "save_mask"),
     "recognizer": ("Recognizer",),
-    "units": ("UnitTable", "build_unit_table"),
+    "dependency": ("build_unit_table",),
+    "units": ("UnitTable",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recognizers.evaluation import training_mode
 from recognizers.units import UnitTable
 
 
@@ -113,15 +114,12 @@ def output_positions(network: nn.Module, example: Tensor) -> dict[str, int]:
         for path, module in network.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     ]
-    modes = [(module, module.training) for module in network.modules()]
     try:
-        with torch.no_grad():
-            network.eval()(example[:1])
+        with torch.no_grad(), training_mode(network, False):
+            network(example[:1])
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
     return {
         path: positions.get(path, 0)
         for path, module in network.named_modules()

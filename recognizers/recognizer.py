@@ -12,11 +12,12 @@ from recognizers.blueprint import Blueprint
 from recognizers.compaction import CompactNetwork, compact
 from recognizers.costs import Cost, CostModel
 from recognizers.data import Normalization, Splits
+from recognizers.dependency import build_unit_table
 from recognizers.errors import ConfigurationError, MaskError
 from recognizers.evaluation import Precision, accuracy, predict, to_inputs
 from recognizers.masks import check_mask, weights_sha256
 from recognizers.recovery import NoRecovery, Recovery, RecoveryData
-from recognizers.units import UnitTable, build_unit_table
+from recognizers.units import UnitTable
 from recognizers.zero_out import insert_zero_outs, set_mask
 
 Split = Literal["train", "reward", "selection", "test"]

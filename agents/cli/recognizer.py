@@ -137,7 +137,7 @@ def run_info(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from recognizers.config import prepare
     from recognizers.costs import CostModel
-    from recognizers.units import build_unit_table
+    from recognizers.dependency import build_unit_table
 
     task = resolve_task(arguments)
     parts = prepare(task.recognizer, task.data)

@@ -12,8 +12,9 @@ from torch import nn
 from recognizers import zoo
 from recognizers.compaction import CompactNetwork
 from recognizers.costs import CostModel, count_cost
+from recognizers.dependency import build_unit_table
 from recognizers.training import sgd_steps
-from recognizers.units import UnitTable, build_unit_table
+from recognizers.units import UnitTable
 from recognizers.zero_out import insert_zero_outs, set_mask
 
 TORCHVISION = ("mobilenet_v2", "densenet121", "efficientnet_b0")

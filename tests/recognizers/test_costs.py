@@ -9,7 +9,8 @@ from torch import nn
 
 from recognizers.compaction import compact
 from recognizers.costs import Cost, CostModel, count_cost, output_positions
-from recognizers.units import UnitTable, build_unit_table
+from recognizers.dependency import build_unit_table
+from recognizers.units import UnitTable
 
 IMAGES = torch.zeros(2, 3, 8, 8)
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from recognizers import zoo
 from recognizers.costs import CostModel, count_cost
+from recognizers.dependency import build_unit_table
 from recognizers.errors import ConfigurationError
-from recognizers.units import build_unit_table, restrict
 
 
 def _conv(inputs: int, outputs: int, size: int = 3, groups: int = 1) -> nn.Conv2d:
@@ -465,7 +465,7 @@ class TestTable:
         assert table.kept_per_layer(mask) == {"a": 3, "b": 4}
 
     def test_restriction_renumbers(self, images: torch.Tensor) -> None:
-        table = restrict(build_unit_table(Concatenation().eval(), images), {"b"})
+        table = build_unit_table(Concatenation().eval(), images).restricted({"b"})
         assert [(layer.name, layer.start, layer.stop) for layer in table.layers] == [("b", 0, 4)]
         assert set(table.slots) == {"b", "c"}
         assert table.slots["c"].out_units is None

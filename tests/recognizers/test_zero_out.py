@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from recognizers.compaction import compact
-from recognizers.units import UnitTable, build_unit_table
+from recognizers.dependency import build_unit_table
+from recognizers.units import UnitTable
 from recognizers.zero_out import ZeroOut, insert_zero_outs, set_mask, zero_outs
 
 
