@@ -456,8 +456,6 @@ class TestTable:
         assert table.n_units == 10
         assert table.layer_of_unit.tolist() == [0] * 4 + [1] * 6
         assert table.layer("b").units.tolist() == [4, 5, 6, 7, 8, 9]
-        assert "b" in table
-        assert "head" not in table
         with pytest.raises(KeyError, match="head"):
             table.layer("head")
         mask = np.ones(10, dtype=np.int8)

@@ -34,8 +34,8 @@ def section(run: Run) -> Section:
         name="learning",
         title="Learning of the controller",
         text="Return against environment steps, all on the reward split: training episodes, greedy evaluations, and "
-        "the best state seen so far. Dashed lines are the returns of the other policies' own episodes. The table above has "
-        "less: there a mask must also hold on the selection split.",
+        "the best state seen so far. Dashed lines are the returns of the other policies' own episodes. The table above "
+        "has less: there a mask must also hold on the selection split.",
         legend=(*_keys(run), *(replace(key, dashes="4 2") for key in policy_keys(run, entries=rivals(run)))),
         panels=_panels(run),
     )
