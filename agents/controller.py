@@ -110,7 +110,6 @@ class ControllerTraining:
             {"task": env.task.model_dump(mode="json")},
             action_table=action_table_of(env),
             seed=seed,
-            directory=str(run.path / "rllib"),
         )
         self.algorithm = R2D2(config=config)
         if self.progress.checkpoint:
