@@ -11,10 +11,8 @@ from agents.report import save_overview, write_report
 from agents.results import Result
 from agents.run_directory import RunDirectory, RunSettings
 from agents.running import Run, run_policy
-from agents.selection import restore
+from agents.selection import restore, worth
 from agents.workbench import finetune_outcome, open_environment, save_outcome
-from envs.objectives import Measurement
-from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig
 
 CONTROLS = ("random", "uniform:l1", "global:l1", "lookahead")
@@ -72,7 +70,7 @@ def quickstart(
         training.stop()
     save_outcome(directory, env, runs[-1].result, name="r2d2")
 
-    best = max(runs, key=lambda done: worth(env, done.result))
+    best = max(runs, key=lambda done: worth(env, done.choice))
     say(f"4/4  fine-tuning the best mask, by {best.result.policy}")
     restore(env, best.choice.candidate)
     save_outcome(directory, env, best.result)
@@ -90,9 +88,3 @@ def quickstart(
     save_overview(directory.path)
     write_report(directory.path)
     return Quickstart(results, tuned, summary)
-
-
-def worth(env: PruningEnv, result: Result) -> tuple[float, float]:
-    """Worth of a result by the selection split, which no policy has seen; the test split has no say."""
-    state = Measurement(result.selection_accuracy, result.parameter_reduction, result.macs_reduction)
-    return env.objective.score(state, result.baseline_selection_accuracy), result.selection_accuracy

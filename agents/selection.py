@@ -91,6 +91,14 @@ def restore(env: PruningEnv, candidate: Candidate) -> None:
         replay(env, candidate.episode, steps=candidate.steps)
 
 
+def worth(env: PruningEnv, choice: Choice) -> tuple[float, float]:
+    """Worth of a choice by the selection split, which no policy has seen: objective score, then accuracy."""
+    measured = choice.candidate.measurement
+    on_selection = Measurement(choice.selection_accuracy, measured.parameter_reduction, measured.macs_reduction)
+    score = env.objective.score(on_selection, env.recognizer.baseline_accuracy("selection"))
+    return score, choice.selection_accuracy
+
+
 def choose(env: PruningEnv, episodes: Iterable[Episode]) -> Choice:
     """Choose the best candidate that also meets the objective on the selection split.
 
@@ -101,20 +109,13 @@ def choose(env: PruningEnv, episodes: Iterable[Episode]) -> Choice:
     Raises:
         ConfigurationError: no state of any episode meets the objective on the reward split.
     """
-    baseline = env.recognizer.baseline_accuracy("selection")
-
-    def worth(choice: Choice) -> tuple[float, float]:
-        measured = choice.candidate.measurement
-        on_selection = Measurement(choice.selection_accuracy, measured.parameter_reduction, measured.macs_reduction)
-        return env.objective.score(on_selection, baseline), choice.selection_accuracy
-
     best: Choice | None = None
     for number, candidate in enumerate(nominate(env, episodes), start=1):
         restore(env, candidate)
         choice = Choice(candidate, env.recognizer.accuracy("selection"))
-        if best is None or worth(choice) > worth(best):
+        if best is None or worth(env, choice) > worth(env, best):
             best = choice
-        if number >= NOMINATIONS and worth(best)[0] > -np.inf:
+        if number >= NOMINATIONS and worth(env, best)[0] > -np.inf:
             break
     if best is None:
         raise ConfigurationError(f"no episode met the objective of {env.task.name}: {env.objective!r}")
