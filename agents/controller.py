@@ -232,7 +232,8 @@ class ControllerTraining:
         progress.checkpoint = state
         self._evaluated.append((module, episode))
         self._take([episode])
-        return {
+        best = {} if progress.best_score is None else {"best_score": progress.best_score}
+        return best | {
             "evaluation_return": episode.episode_return,
             "evaluation_reduction": episode.parameter_reductions[-1],
             "evaluation_accuracy": episode.accuracies[-1],
