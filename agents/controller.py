@@ -23,6 +23,7 @@ from tqdm import tqdm
 from agents.r2d2.algorithm import NUM_ENV_STEPS_LIFETIME, NUM_UPDATES_LIFETIME, R2D2, REPLAY_SEQUENCES
 from agents.r2d2.episodes import FinishedEpisode
 from agents.r2d2.exploration import annealed, ladder
+from agents.r2d2.logs import quiet
 from agents.r2d2.policy import MODULE_IN_CHECKPOINT, R2D2Controller
 from agents.r2d2.settings import R2D2Settings, action_table_of
 from agents.run_directory import RunDirectory
@@ -53,10 +54,9 @@ def start_ray(address: str | None = None) -> None:
     """Start Ray on this machine, or connect to the cluster at ``address``; nothing where it runs already."""
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # What Ray warns of here is RLlib's own use of Ray, which no user can change; exceptions still come through.
+        # Its C++ side reports how RLlib starts its actors as an error.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        for name in ("ray", "ray.rllib", "ray.tune"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        quiet()
         ray.init(
             address=address,
             include_dashboard=False if address is None else None,

@@ -15,9 +15,11 @@ def r2d2_policy(source: str | None = None, seed: int = 0) -> Policy:
         seed: not used; the policy draws nothing.
     """
     # RLlib takes seconds to import, and most policies do without it.
+    from agents.r2d2.logs import quiet  # noqa: PLC0415
     from agents.r2d2.policy import R2D2Controller  # noqa: PLC0415
 
     if source is None:
         raise ConfigurationError("policy 'r2d2' needs a trained controller: r2d2:RUN_DIRECTORY or r2d2:CHECKPOINT")
+    quiet()
     best = Path(source) / "checkpoints" / "best"
     return R2D2Controller(best if best.is_dir() else source)
