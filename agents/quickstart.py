@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agents.controller import ControllerTraining, load_controller, start_ray
+from agents.controller import ControllerTraining, start_ray
 from agents.policy import make_policy
+from agents.r2d2.settings import R2D2Settings
 from agents.report import save_overview, write_report
 from agents.results import Result
 from agents.run_directory import RunDirectory, RunSettings
@@ -34,12 +35,19 @@ class Quickstart:
 
 
 def quickstart(
-    task: TaskConfig, directory: RunDirectory, *, seed: int, progress: bool, say: Callable[[str], None]
+    task: TaskConfig,
+    controller: R2D2Settings,
+    directory: RunDirectory,
+    *,
+    seed: int,
+    progress: bool,
+    say: Callable[[str], None],
 ) -> Quickstart:
     """Go the whole way once.
 
     Args:
         task: what to prune.
+        controller: how to train the controller.
         directory: a new run's.
         seed: of policies and controller.
         progress: show progress bars.
@@ -48,7 +56,6 @@ def quickstart(
     started = time.perf_counter()
     say(f"1/4  {task.name}: the recognizer")
     env = open_environment(task, directory, progress=progress)
-    controller = load_controller("quickstart")
     directory.write_settings(
         RunSettings(command="quickstart", task=env.task, seed=seed, controller=controller.model_dump())
     )

@@ -101,7 +101,7 @@ def resolve_with(arguments: argparse.Namespace, section: str) -> tuple["TaskConf
 def absolute_spec(spec: str) -> str:
     """A data specification that means the same in another working directory."""
     kind, colon, path = spec.partition(":")
-    return f"{kind}:{Path(path).absolute()}" if colon else spec
+    return f"{kind}:{Path(path).expanduser().absolute()}" if colon else spec
 
 
 def recovery_overrides(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_task
+from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_with
 from agents.cli.output import note, results_table
 
 
@@ -13,7 +13,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         commands,
         "quickstart",
         "train a small CNN and an R2D2 controller that prunes it, compare with the controls, fine-tune the best",
-        "zeroout quickstart --out runs/first --seed 1",
+        "zeroout quickstart --out runs/first --seed 1 controller.total_steps=3000",
     )
     add_task(parser, default="digits/convnet")
     add_run(parser)
@@ -23,14 +23,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Go the whole way."""
+    from agents.controller import load_controller
     from agents.quickstart import quickstart
     from agents.run_directory import RunDirectory
 
     quiet = arguments.json
-    task = resolve_task(arguments)
+    task, own = resolve_with(arguments, "controller")
+    controller = load_controller("quickstart", own)
     directory = RunDirectory.create(arguments.out, "quickstart")
     done = quickstart(
-        task, directory, seed=arguments.seed, progress=not quiet, say=lambda text: note(text, quiet=quiet)
+        task,
+        controller,
+        directory,
+        seed=arguments.seed,
+        progress=not quiet,
+        say=lambda text: note(text, quiet=quiet),
     )
     best = done.best
     text = (
