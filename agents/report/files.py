@@ -72,7 +72,8 @@ def commands(run: Run) -> list[Command]:
     ]
     if all(entry.result.finetuned is None for entry in run.entries):
         lines.append(Command(f"zeroout finetune {mask}", "Fine-tune the network that the best mask leaves"))
-    lines.append(Command(f"tensorboard --logdir {shlex.quote(directory)}", "Browse everything that was logged"))
+    if (run.directory / "tensorboard").is_dir():
+        lines.append(Command(f"tensorboard --logdir {shlex.quote(directory)}", "Browse everything that was logged"))
     return lines
 
 

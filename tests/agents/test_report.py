@@ -114,6 +114,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "best.mask.safetensors").write_bytes(b"0" * 2048)
     (directory / "odd: name#1.txt").write_text("")
     (directory / "checkpoints").mkdir()
+    (directory / "tensorboard").mkdir()
     write_report(directory)
     return directory
 
@@ -214,6 +215,15 @@ def test_commands_for_the_next_step(full: Path) -> None:
     text = Page(full / "report.html").text
     for command in ("zeroout validate", "zeroout finetune", "tensorboard --logdir"):
         assert f"{command} {full}" in text
+
+
+def test_tensorboard_is_offered_where_it_has_something_to_show(full: Path, tmp_path: Path) -> None:
+    (full / "tensorboard").rename(tmp_path / "elsewhere")
+    try:
+        assert "tensorboard --logdir" not in Page(write_report(full)).text
+    finally:
+        (tmp_path / "elsewhere").rename(full / "tensorboard")
+        write_report(full)
 
 
 def test_configuration_is_escaped(full: Path) -> None:
