@@ -1,6 +1,6 @@
 """Benchmarks: policies x seeds on a task, one recorded result per finished run, then a table with intervals."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,19 @@ COLUMNS = {
 }
 
 
+DIGITS = {
+    "validation_change": 2,
+    "selection_change": 2,
+    "test_change": 2,
+    "episode_return": 3,
+    "environment_steps": 0,
+    "evaluations": 0,
+}
+"""Decimals of a column, where not 1."""
+COMPARED = ("parameter_reduction", "macs_reduction", "test_change", "episode_return")
+"""Columns whose differences between policies are shown."""
+
+
 def figures(result: Result) -> dict[str, float]:
     """What a table shows of a run, in the units of :data:`COLUMNS`."""
     return {
@@ -184,17 +197,33 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
 
 
 def markdown_table(config: BenchmarkConfig, rows: Sequence[Row]) -> str:
-    """The table of a benchmark: mean and 95 % interval over seeds."""
-    lines = ["| policy | runs | " + " | ".join(COLUMNS.values()) + " |", "|---|---|" + "---|" * len(COLUMNS)]
-    for entry in config.policies:
-        of_entry = [figures(row.result) for row in rows if row.label == entry.name]
-        if not of_entry:
-            continue
-        cells = []
-        for column in COLUMNS:
-            mean, half = interval([row[column] for row in of_entry])
-            digits = 3 if column == "episode_return" else 0 if column in {"environment_steps", "evaluations"} else 1
-            digits = 2 if column.endswith("_change") else digits
-            cells.append(f"{mean:,.{digits}f} ± {half:,.{digits}f}")
-        lines.append(f"| {entry.name} | {len(of_entry)} | " + " | ".join(cells) + " |")
+    """Mean and 95 % interval over seeds of every policy, and of its seed-by-seed difference from the first one."""
+    of_policy = {
+        entry.name: {row.seed: figures(row.result) for row in rows if row.label == entry.name}
+        for entry in config.policies
+    }
+    lines = [*_header("policy", COLUMNS.values())]
+    for name, of_seed in of_policy.items():
+        if of_seed:
+            cells = [_cell(column, [figure[column] for figure in of_seed.values()]) for column in COLUMNS]
+            lines.append(f"| {name} | {len(of_seed)} | " + " | ".join(cells) + " |")
+    (first, of_first), *others = of_policy.items()
+    lines += ["", *_header(f"{first} minus", [COLUMNS[column] for column in COMPARED])]
+    for name, of_seed in others:
+        seeds = sorted(of_first.keys() & of_seed.keys())
+        if seeds:
+            pairs = {column: [of_first[seed][column] - of_seed[seed][column] for seed in seeds] for column in COMPARED}
+            cells = [_cell(column, differences) for column, differences in pairs.items()]
+            lines.append(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _header(first: str, columns: Iterable[str]) -> list[str]:
+    titles = [first, "runs", *columns]
+    return ["| " + " | ".join(titles) + " |", "|---|" + "---:|" * (len(titles) - 1)]
+
+
+def _cell(column: str, values: Sequence[float]) -> str:
+    mean, half = interval(values)
+    digits = DIGITS.get(column, 1)
+    return f"{mean:,.{digits}f} ± {half:,.{digits}f}"

@@ -28,15 +28,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark."""
     from agents.benchmark import load_benchmark, markdown_table, read_rows, run_benchmark
-    from recognizers.files import write_text
-    from recognizers.settings import write_yaml
+    from recognizers.files import write_json, write_text
 
     config, out = load_benchmark(arguments.config, arguments.overrides), arguments.out
     results = out / "results.jsonl"
     if results.exists() and not arguments.resume:
         raise ConfigurationError(f"{results} holds results already: choose another --out, or pass --resume")
     rows = read_rows(results)
-    write_yaml(out / "benchmark.yaml", config)
+    write_json(out / "config.json", config.model_dump())
     total = len(config.seeds) * len(config.policies)
     for row in run_benchmark(config, out, rows, progress=not arguments.json):
         rows.append(row)

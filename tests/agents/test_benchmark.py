@@ -101,7 +101,11 @@ def test_shipped_benchmarks_are_valid(name: str) -> None:
     assert config.task_of_seed(config.seeds[0]).data.seed == config.seeds[0]
 
 
-def test_table_has_a_line_per_policy(config: str) -> None:
-    loaded = load_benchmark(config, ["seeds=[0]"])
+def test_tables_have_a_line_per_policy_and_paired_differences(config: str) -> None:
+    loaded = load_benchmark(config)
     rows = list(run_benchmark(loaded, Path("out"), [], progress=False))
-    assert len(markdown_table(loaded, rows).splitlines()) == 2 + 3
+    lines = markdown_table(loaded, rows).splitlines()
+    assert len(lines) == (2 + 3) + 1 + (2 + 2)
+    by = {(row.label, row.seed): 100 * row.result.parameter_reduction for row in rows}
+    mean, half = interval([by["random", seed] - by["uniform:l1", seed] for seed in (0, 1)])
+    assert lines[-2].startswith(f"| uniform:l1 | 2 | {mean:,.1f} ± {half:,.1f} |")
