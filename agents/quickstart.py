@@ -63,7 +63,7 @@ def quickstart(
     say(f"2/4  the controls: {', '.join(CONTROLS)}")
     runs: list[Run] = []
     for name in CONTROLS:
-        runs.append(run_policy(env, make_policy(name, seed=seed), name, seed=seed))
+        runs.append(run_policy(env, make_policy(name, seed=seed), name, seed=seed, progress=progress))
         directory.add_episodes(runs[-1].episodes)
         save_outcome(directory, env, runs[-1].result, name=name)
 

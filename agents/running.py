@@ -1,9 +1,11 @@
 """Running one policy on one task: play, choose the final mask, measure it once on the test split."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Never
+
+from tqdm import tqdm
 
 from agents.policy import Policy, Search
 from agents.results import Curve, Result
@@ -43,7 +45,7 @@ def run_policy(
     name: str,
     *,
     seed: int,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    progress: bool = False,
     also: Sequence[Episode] = (),
     spent: Spent | None = None,
 ) -> Run:
@@ -54,7 +56,7 @@ def run_policy(
         policy: what acts.
         name: of the policy, for records.
         seed: of the episode.
-        on_step: called with every step's info.
+        progress: show a progress bar of the policy's own episode.
         also: episodes played before, whose masks are candidates, too.
         spent: what they cost.
     """
@@ -62,7 +64,8 @@ def run_policy(
     steps, evaluations, phases = env.environment_steps, env.evaluations, env.seconds
     started = time.perf_counter()
     policy.reset(env)
-    own = play(env, policy.act, seed=seed, policy=name, on_step=on_step)
+    with tqdm(desc=name, unit="step", disable=not progress) as bar:
+        own = play(env, policy.act, seed=seed, policy=name, on_step=lambda info: _advance(bar, info))
     played = time.perf_counter()
     spent = Spent(
         spent.environment_steps + env.environment_steps - steps,
@@ -75,6 +78,16 @@ def run_policy(
     choice = choose(env, episodes)
     result = measure(env, choice, own, name, seed, spent, choosing=time.perf_counter() - played)
     return Run(result, episodes, choice)
+
+
+def _advance(bar: "tqdm[Never]", info: dict[str, Any]) -> None:
+    """Show a step."""
+    bar.set_postfix_str(
+        f"accuracy {info['accuracy']:.4f}, parameters -{info['parameter_reduction']:.1%}, "
+        f"MACs -{info['macs_reduction']:.1%}",
+        refresh=False,
+    )
+    bar.update()
 
 
 def measure(

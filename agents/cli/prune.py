@@ -32,8 +32,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the policy."""
-    from tqdm import tqdm
-
     from agents.policy import make_policy
     from agents.report import write_report
     from agents.run_directory import RunDirectory, RunSettings
@@ -48,16 +46,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     note(f"{task.name}: {arguments.policy}, recovery {task.recovery.kind}, in {directory.path}", quiet=arguments.json)
     env = open_environment(task, directory, progress=not arguments.json)
     directory.write_settings(RunSettings(command="prune", task=env.task, seed=arguments.seed, policy=arguments.policy))
-    with tqdm(desc=arguments.policy, unit="step", disable=arguments.json) as bar:
-
-        def on_step(info: dict[str, Any]) -> None:
-            bar.update()
-            bar.set_postfix_str(
-                f"accuracy {info['accuracy']:.4f} params -{info['parameter_reduction']:.1%} "
-                f"MACs -{info['macs_reduction']:.1%}"
-            )
-
-        done = run_policy(env, policy, arguments.policy, seed=arguments.seed, on_step=on_step)
+    done = run_policy(env, policy, arguments.policy, seed=arguments.seed, progress=not arguments.json)
     directory.add_episodes(done.episodes)
     result = done.result
     save_outcome(directory, env, result)
