@@ -149,7 +149,6 @@ class ControllerTraining:
         chosen = choose(self.env, [episode for _, episode in self._evaluated]).candidate.episode
         module = next(module for module, episode in self._evaluated if episode is chosen)
         best = self.run.checkpoints / "best"
-        shutil.rmtree(best, ignore_errors=True)
         _copy_directory(self.run.checkpoints / module, best)
         progress = self.progress
         steps = progress.steps + progress.evaluation_steps
@@ -222,6 +221,7 @@ class ControllerTraining:
         progress, checkpoints = self.progress, self.run.checkpoints
         # The full state is large (replay), so only the newest is kept; progress.json says which one is complete.
         state, module = f"state-{progress.steps:08d}", f"module-{progress.steps:08d}"
+        shutil.rmtree(checkpoints / state, ignore_errors=True)  # what a kill may have left of it
         self.algorithm.save_to_path(str((checkpoints / state).absolute()))
         _copy_directory(checkpoints / state / MODULE_IN_CHECKPOINT, checkpoints / module)
         controller = R2D2Controller(checkpoints / module)

@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.overrides or arguments.task:
             raise ConfigurationError("--resume goes on with the settings of the run: leave out --task and overrides")
         settings = directory.read_settings()
+        if settings.command != "train":
+            raise ConfigurationError(f"{directory.path} holds a run of `zeroout {settings.command}`, not of `train`")
         task, seed = settings.task, settings.seed
         controller = validate(R2D2Settings, settings.controller or {}, str(directory.config))
     elif not arguments.task:

@@ -200,6 +200,12 @@ def test_a_run_directory_is_not_overwritten(pruned: Path, flags: list[str], caps
     assert (pruned / "summary.json").read_text() == before
 
 
+def test_only_a_training_run_is_resumed(pruned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "not of `train`" in fails(capsys, "train", "--out", str(pruned), "--resume")
+    assert "no such file" in fails(capsys, "train", "--out", "nowhere", "--resume")
+    assert "--task" in fails(capsys, "train", "--out", "nowhere")
+
+
 def test_out_of_reach_target(home: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     line = fails(capsys, "prune", "--policy", "random", "--target-macs", "0.000001", "--out", "run", *flags[:-1])
     assert "out of reach" in line
