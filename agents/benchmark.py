@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy import stats
 
-from agents.controller import ControllerTraining, load_controller, start_ray
+from agents.controller import load_controller, train_controller
 from agents.policy import make_policy
 from agents.results import Result
 from agents.run_directory import RunDirectory, RunSettings
@@ -137,13 +137,7 @@ def _train(entry: Entry, run: RunDirectory, env: PruningEnv, seed: int, *, progr
             command="benchmark", task=env.task, seed=seed, policy=entry.name, controller=controller.model_dump()
         )
     )
-    start_ray()
-    training = ControllerTraining(controller, run, env, seed=seed, resume=resume, progress=progress)
-    try:
-        training.train()
-        return training.finish(entry.name)
-    finally:
-        training.stop()
+    return train_controller(controller, run, env, seed=seed, resume=resume, progress=progress, name=entry.name)
 
 
 COLUMNS = {

@@ -293,6 +293,38 @@ class ControllerTraining:
                 writer.add_scalar(f"controller/{name}", value, self.progress.steps)
 
 
+def train_controller(
+    controller: R2D2Settings,
+    run: RunDirectory,
+    env: PruningEnv,
+    *,
+    seed: int,
+    resume: bool = False,
+    progress: bool = True,
+    name: str = "r2d2",
+    address: str | None = None,
+) -> Run:
+    """Train to the end, choose and measure; runners and learner are stopped in any case.
+
+    Args:
+        controller: see :class:`ControllerTraining`, as for the further ones.
+        run: where.
+        env: in this process.
+        seed: of everything drawn.
+        resume: go on from the run's last checkpoint.
+        progress: show a progress bar.
+        name: of the policy, for the result.
+        address: of a Ray cluster; this machine by default.
+    """
+    start_ray(address)
+    training = ControllerTraining(controller, run, env, seed=seed, resume=resume, progress=progress)
+    try:
+        training.train()
+        return training.finish(name)
+    finally:
+        training.stop()
+
+
 class Progress(BaseModel):
     """Where a training run stands, beside the algorithm's own state."""
 

@@ -10,6 +10,7 @@ from envs.episodes import Episode
 from envs.pruning import Observation, PruningEnv
 from recognizers.criteria import criteria, criterion
 from recognizers.errors import ConfigurationError, UnknownNameError
+from recognizers.registry import Registry
 
 
 class Policy(Protocol):
@@ -36,18 +37,18 @@ class Search(Policy, Protocol):
 PolicyFactory = Callable[..., Policy]
 """From ``seed`` and settings of the policy's own to a policy."""
 
-_POLICIES: dict[str, PolicyFactory] = {}
-_ALLOCATIONS: dict[str, PolicyFactory] = {}
+_POLICIES = Registry[PolicyFactory]("policy")
+_ALLOCATIONS = Registry[PolicyFactory]("allocation")
 
 
 def register_policy(name: str) -> Callable[[PolicyFactory], PolicyFactory]:
     """Register a policy class (or function) under ``name``."""
-    return _register(_POLICIES, "policy", name)
+    return _POLICIES.register(name)
 
 
 def register_allocation(name: str) -> Callable[[PolicyFactory], PolicyFactory]:
     """Register an allocation: a policy class that takes a ``criterion``; with each one it makes NAME:CRITERION."""
-    return _register(_ALLOCATIONS, "allocation", name)
+    return _ALLOCATIONS.register(name)
 
 
 def _import_own() -> None:
@@ -89,16 +90,6 @@ def make_policy(name: str, *, seed: int = 0, **settings: Any) -> Policy:
         return factory(seed=seed, **settings)
     except TypeError as error:
         raise ConfigurationError(f"policy {name!r}: {error}") from error
-
-
-def _register(registry: dict[str, PolicyFactory], kind: str, name: str) -> Callable[[PolicyFactory], PolicyFactory]:
-    def register(factory: PolicyFactory) -> PolicyFactory:
-        if name in registry:
-            raise ValueError(f"{kind} {name!r} is registered already")
-        registry[name] = factory
-        return factory
-
-    return register
 
 
 def argmin_valid(scores: np.ndarray, valid: np.ndarray) -> int:

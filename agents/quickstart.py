@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agents.controller import ControllerTraining, start_ray
+from agents.controller import train_controller
 from agents.policy import make_policy
 from agents.r2d2.settings import R2D2Settings
 from agents.report import save_overview, write_report
@@ -68,13 +68,7 @@ def quickstart(
         save_outcome(directory, env, runs[-1].result, name=name)
 
     say(f"3/4  R2D2, {controller.total_steps:,} environment steps")
-    start_ray()
-    training = ControllerTraining(controller, directory, env, seed=seed, progress=progress)
-    try:
-        training.train()
-        runs.append(training.finish())
-    finally:
-        training.stop()
+    runs.append(train_controller(controller, directory, env, seed=seed, progress=progress))
     save_outcome(directory, env, runs[-1].result, name="r2d2")
 
     best = max(runs, key=lambda done: worth(env, done.choice))

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from recognizers.costs import CostModel
 from recognizers.errors import ConfigurationError, UnknownNameError
+from recognizers.registry import Registry
 
 Measure = Literal["parameters", "macs"]
 
@@ -71,6 +72,15 @@ class Objective(BaseModel, ABC):
         """
 
 
+_OBJECTIVES = Registry[type[Objective]]("objective")
+
+
+def register_objective(kind: str) -> Callable[[type[Objective]], type[Objective]]:
+    """Register a subclass of :class:`Objective`, so that ``objective: {kind: ...}`` finds it."""
+    return _OBJECTIVES.register(kind)
+
+
+@register_objective("tolerance")
 class Tolerance(Objective):
     """As much reduction as possible while accuracy stays within ``drop`` of the baseline.
 
@@ -111,6 +121,7 @@ class Tolerance(Objective):
         return (after.accuracy - before.accuracy - 5e-4) / max(gain, 1e-12) - 1e12 * self.terminated(after, baseline)
 
 
+@register_objective("budget")
 class Budget(Objective):
     """As much accuracy as possible at a given size.
 
@@ -184,28 +195,14 @@ class Budget(Objective):
             )
 
 
-_OBJECTIVES: dict[str, type[Objective]] = {"tolerance": Tolerance, "budget": Budget}
-
-
-def register_objective(kind: str) -> Callable[[type[Objective]], type[Objective]]:
-    """Register a subclass of :class:`Objective`, so that ``objective: {kind: ...}`` finds it."""
-
-    def register(objective: type[Objective]) -> type[Objective]:
-        if kind in _OBJECTIVES:
-            raise ValueError(f"objective {kind!r} is registered already")
-        _OBJECTIVES[kind] = objective
-        return objective
-
-    return register
-
-
 def _objective(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, dict):
         return value
-    kind = str(value.get("kind"))
-    if kind not in _OBJECTIVES:
-        raise ValueError(str(UnknownNameError("objective", kind, _OBJECTIVES)))
-    return _OBJECTIVES[kind].model_validate(value)
+    try:
+        objective = _OBJECTIVES[str(value.get("kind"))]
+    except UnknownNameError as error:
+        raise ValueError(str(error)) from error
+    return objective.model_validate(value)
 
 
 AnyObjective = Annotated[SerializeAsAny[Objective], BeforeValidator(_objective)]

@@ -232,8 +232,9 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
             f"accuracy {state.accuracy:.4f} (baseline {self.baseline_accuracy:.4f})  "
             f"parameters -{state.parameter_reduction:.1%}  MACs -{state.macs_reduction:.1%}"
         ]
+        kept_units = self.recognizer.kept_units
         for layer in self.recognizer.table.layers:
-            kept = self.recognizer.kept_units[layer.name]
+            kept = kept_units[layer.name]
             bar = "#" * max(1, round(40 * kept / len(layer)))
             lines.append(f"{layer.name:<24} {bar:<40} {kept}/{len(layer)}")
         return "\n".join(lines)

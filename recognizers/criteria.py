@@ -6,25 +6,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from recognizers.errors import UnknownNameError
 from recognizers.recognizer import Recognizer
+from recognizers.registry import Registry
 
 Criterion = Callable[[Recognizer, np.random.Generator], np.ndarray]
 """From a recognizer (in its current state) to scores, ``[n_units]`` float64; a higher score is more important."""
 
-_CRITERIA: dict[str, Criterion] = {}
+_CRITERIA = Registry[Criterion]("criterion")
 
 
 def register_criterion(name: str) -> Callable[[Criterion], Criterion]:
     """Register a criterion under ``name``."""
-
-    def register(criterion: Criterion) -> Criterion:
-        if name in _CRITERIA:
-            raise ValueError(f"criterion {name!r} is registered already")
-        _CRITERIA[name] = criterion
-        return criterion
-
-    return register
+    return _CRITERIA.register(name)
 
 
 def criterion(name: str) -> Criterion:
@@ -33,8 +26,6 @@ def criterion(name: str) -> Criterion:
     Raises:
         UnknownNameError: there is none.
     """
-    if name not in _CRITERIA:
-        raise UnknownNameError("criterion", name, _CRITERIA)
     return _CRITERIA[name]
 
 

@@ -112,10 +112,12 @@ def _graph_units(network: nn.Module, example: Tensor) -> tuple[UnitTable, list[E
         key=lambda module: order[paths[module]],
     )
     for module in producers:
-        path, channels = paths[module], _out_channels(module)
+        path, channels = paths[module], _channels(module, "out")
         if is_depthwise(module) or all((path, "out", index) in ties for index in range(channels)):
             continue
-        group = graph.get_pruning_group(module, _pruning_function(graph, module), list(range(channels)))
+        group = graph.get_pruning_group(
+            module, graph.get_pruner_of_module(module).prune_out_channels, list(range(channels))
+        )
         for item in group.items:
             _tie_item(ties, faults, path, item, paths)
     for module in producers:
@@ -191,10 +193,6 @@ def _dependency_graph(network: nn.Module, example: Tensor) -> torch_pruning.Depe
             parameter.requires_grad_(False)
 
 
-def _pruning_function(graph: torch_pruning.DependencyGraph, module: nn.Module) -> object:
-    return graph.get_pruner_of_module(module).prune_out_channels
-
-
 def _tie_item(ties: _Ties, faults: dict[Channel, str], root: str, item: object, paths: dict[nn.Module, str]) -> None:
     """Tie the channels of one group member to the root's channels, or note why the root's cannot be pruned."""
     dependency, indices, roots = item.dep, item.idxs, item.root_idxs  # type: ignore[attr-defined]
@@ -256,10 +254,6 @@ def _call_order(network: nn.Module, example: Tensor) -> list[str]:
 def _is_producer(network: nn.Module, path: str) -> bool:
     module = network.get_submodule(path)
     return isinstance(module, nn.Conv2d | nn.Linear) and not is_depthwise(module)
-
-
-def _out_channels(module: nn.Module) -> int:
-    return _channels(module, "out")
 
 
 def _channels(module: nn.Module, side: str) -> int:

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_with
-from agents.cli.output import note, results_table
+from agents.cli.output import conclude, note
 from recognizers.errors import ConfigurationError
 
 
@@ -31,9 +31,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train, or go on training."""
-    from agents.controller import ControllerTraining, load_controller, start_ray
+    from agents.controller import load_controller, train_controller
     from agents.r2d2.settings import R2D2Settings
-    from agents.report import write_report
     from agents.run_directory import RunDirectory, RunSettings
     from agents.workbench import open_environment, save_outcome
     from recognizers.settings import validate
@@ -59,19 +58,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     directory.write_settings(
         RunSettings(command="train", task=env.task, seed=seed, policy="r2d2", controller=controller.model_dump())
     )
-    start_ray(arguments.address)
-    training = ControllerTraining(controller, directory, env, seed=seed, resume=arguments.resume, progress=not quiet)
-    try:
-        training.train()
-        done = training.finish()
-    finally:
-        training.stop()
-    save_outcome(directory, env, done.result)
-    figures = done.result.model_dump()
-    summary = directory.write_summary(
-        "train",
-        {**figures, "results": [figures], "best": "r2d2", "total_seconds": time.perf_counter() - started},
+    done = train_controller(
+        controller,
+        directory,
+        env,
+        seed=seed,
+        resume=arguments.resume,
+        progress=not quiet,
+        address=arguments.address,
     )
-    write_report(directory.path)
-    text = f"{results_table([done.result])}\n\nmask:   {directory.mask}\nreport: {directory.report}"
-    return {**summary, "_text": text}
+    save_outcome(directory, env, done.result)
+    return conclude(directory, "train", done.result, started)

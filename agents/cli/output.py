@@ -1,12 +1,14 @@
-"""What commands print: a summary, for people or as JSON."""
+"""What commands print and write at their end: a summary, for people or as JSON."""
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agents.results import Result
+    from agents.run_directory import RunDirectory
 
 
 def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
@@ -14,6 +16,30 @@ def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
     content = {key: value for key, value in summary.items() if key != "_text"}
     sys.stdout.write(json.dumps(content) if as_json else str(summary["_text"]))
     sys.stdout.write("\n")
+
+
+def conclude(directory: "RunDirectory", command: str, result: "Result", started: float) -> dict[str, Any]:
+    """Write summary and report of a run with a single result.
+
+    Args:
+        directory: where.
+        command: that ran.
+        result: its figures stand at the top of the summary.
+        started: ``time.perf_counter()`` at the command's start.
+
+    Returns:
+        The summary, with the text to print.
+    """
+    from agents.report import write_report
+
+    figures = result.model_dump()
+    summary = directory.write_summary(
+        command,
+        {**figures, "results": [figures], "best": result.policy, "total_seconds": time.perf_counter() - started},
+    )
+    write_report(directory.path)
+    text = f"{results_table([result])}\n\nmask:   {directory.mask}\nreport: {directory.report}"
+    return {**summary, "_text": text}
 
 
 def note(text: str, *, quiet: bool) -> None:

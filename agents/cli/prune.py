@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_with
-from agents.cli.output import note, results_table
+from agents.cli.output import conclude, note
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,7 +33,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the policy."""
     from agents.policy import make_policy
-    from agents.report import write_report
     from agents.run_directory import RunDirectory, RunSettings
     from agents.running import run_policy
     from agents.workbench import finetune_outcome, open_environment, save_outcome
@@ -52,16 +51,4 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     save_outcome(directory, env, result)
     if arguments.finetune:
         result = result.model_copy(update={"finetuned": finetune_outcome(directory, env, progress=not arguments.json)})
-    figures = result.model_dump()
-    summary = directory.write_summary(
-        "prune",
-        {
-            **figures,
-            "results": [figures],
-            "best": result.policy,
-            "total_seconds": time.perf_counter() - started,
-        },
-    )
-    write_report(directory.path)
-    text = f"{results_table([result])}\n\nmask:   {directory.mask}\nreport: {directory.report}"
-    return {**summary, "_text": text}
+    return conclude(directory, "prune", result, started)

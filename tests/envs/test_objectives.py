@@ -130,8 +130,8 @@ def test_figures_are_plain_numbers(objective: Objective, before: Measurement, af
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, type[Objective]]:
-    copy = dict(objectives._OBJECTIVES)
-    monkeypatch.setattr(objectives, "_OBJECTIVES", copy)
+    copy = dict(objectives._OBJECTIVES._entries)
+    monkeypatch.setattr(objectives._OBJECTIVES, "_entries", copy)
     return copy
 
 
