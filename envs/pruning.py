@@ -39,17 +39,28 @@ class Probe:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Time spent in the phases of a step. It says nothing about what the step gave, so any two compare equal."""
+    """Time spent in the phases of steps, and in probes. It says nothing about results: any two compare equal."""
 
     zero_out: float = field(default=0.0, compare=False)
     recover: float = field(default=0.0, compare=False)
     measure: float = field(default=0.0, compare=False)
+    probe: float = field(default=0.0, compare=False)
 
     def __add__(self, other: "Seconds") -> "Seconds":
-        return Seconds(self.zero_out + other.zero_out, self.recover + other.recover, self.measure + other.measure)
+        return Seconds(
+            self.zero_out + other.zero_out,
+            self.recover + other.recover,
+            self.measure + other.measure,
+            self.probe + other.probe,
+        )
 
     def __sub__(self, other: "Seconds") -> "Seconds":
-        return Seconds(self.zero_out - other.zero_out, self.recover - other.recover, self.measure - other.measure)
+        return Seconds(
+            self.zero_out - other.zero_out,
+            self.recover - other.recover,
+            self.measure - other.measure,
+            self.probe - other.probe,
+        )
 
 
 class PruningEnv(gymnasium.Env[Observation, np.int64]):
@@ -98,12 +109,13 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
     is trimmed to meet it within one unit), or when no action is valid. Never truncated.
 
     ## Info
-    `accuracy`, `baseline_accuracy`, `parameter_reduction`, `macs_reduction`, `reward` (of the last step),
-    `kept_units` (kept units per layer), `action_mask`, `episode_seed` (`reset(seed=...)` with it and the same actions
-    gives the same episode), `seconds` (of the last step: `zero_out`, `recover`, `measure`).
+    `accuracy`, `standard_error` (of the accuracy, as measured on a sample of images: sqrt(p (1 - p) / images)),
+    `baseline_accuracy`, `parameter_reduction`, `macs_reduction`, `reward` (of the last step),
+    `kept_units` (kept units per layer), `action_mask`, `episode_seed` (`reset(seed=...)` with it and
+    the same actions gives the same episode), `seconds` (of the last step: `zero_out`, `recover`, `measure`).
 
     What was spent over all episodes is on the environment itself: `environment_steps`, `evaluations` (in which probes
-    count, too) and `seconds`.
+    count, too) and `seconds` (with those of probes under `probe`).
 
     ## Arguments
     ```python
@@ -184,7 +196,8 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         self.recognizer.holder = self
         self._state = Measurement(self.baseline_accuracy, 0.0, 0.0)
         self._terminated = False
-        return self._observation(), self._info(0.0, Seconds())
+        action_mask = self._action_mask()
+        return self._observation(action_mask), self._info(0.0, Seconds(), action_mask)
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Zero out the action's units, recover, measure.
@@ -196,29 +209,35 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         before = self._state
         self._state, seconds = self._advance(units)
         self.environment_steps += 1
-        self._terminated = self._ends(self._state)
+        self._terminated = self._ends(self._state, self.recognizer.mask)
         reward = self.objective.reward(before, self._state, self.baseline_accuracy)
-        return self._observation(), reward, self._terminated, False, self._info(reward, seconds)
+        action_mask = self._action_mask()
+        info = self._info(reward, seconds, action_mask)
+        return self._observation(action_mask), reward, self._terminated, False, info
 
     def probe(self, actions: Sequence[int]) -> list[Probe]:
         """What each action would give, without taking it: exactly the figures of :meth:`step`.
 
-        Each action counts as one evaluation.
+        What the actions have in common is computed once, so this costs far less than as many steps. Each action counts
+        as one evaluation. Accuracies are remembered: a step that was probed is not measured again (but for recoveries
+        that depend on how the mask was reached, like ``finetune``).
 
         Raises:
             InvalidActionError: an action does not exist or is not valid now; nothing was measured.
         """
         plans = [(int(action), self._checked_units(action)) for action in actions]
-        snapshot, generator = self.recognizer.snapshot(), self._generator.get_state()
+        mask, recognizer = self.recognizer.mask, self.recognizer
+        started = time.perf_counter()
+        accuracies = recognizer.probe([units for _, units in plans], self._generator)
+        self.seconds += Seconds(probe=time.perf_counter() - started)
+        self.evaluations += len(plans)
         probes = []
-        for action, units in plans:
-            try:
-                after, _ = self._advance(units)
-                reward = self.objective.reward(self._state, after, self.baseline_accuracy)
-                probes.append(Probe(action, after, reward, self._ends(after)))
-            finally:
-                self.recognizer.restore(snapshot)
-                self._generator.set_state(generator)
+        for (action, units), accuracy in zip(plans, accuracies, strict=True):
+            after = mask.copy()
+            after[units] = 0
+            state = Measurement(accuracy, *recognizer.costs.reductions(after))
+            reward = self.objective.reward(self._state, state, self.baseline_accuracy)
+            probes.append(Probe(action, state, reward, self._ends(state, after)))
         return probes
 
     def valid_actions(self) -> np.ndarray:
@@ -270,36 +289,35 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         self.seconds += seconds
         return Measurement(accuracy, parameters, macs), seconds
 
-    def _ends(self, state: Measurement) -> bool:
-        return (
-            self.objective.terminated(state, self.baseline_accuracy)
-            or not self.actions.valid(self.recognizer.mask).any()
-        )
+    def _ends(self, state: Measurement, mask: np.ndarray) -> bool:
+        return self.objective.terminated(state, self.baseline_accuracy) or not self.actions.valid(mask).any()
 
     def _action_mask(self) -> np.ndarray:
         if self._terminated:
             return np.zeros(len(self.actions), dtype=np.int8)
         return self.actions.valid(self.recognizer.mask)
 
-    def _observation(self) -> Observation:
+    def _observation(self, action_mask: np.ndarray) -> Observation:
         observation = {
             "accuracy": np.array([self._state.accuracy], dtype=np.float32),
             "reduction": np.array([self._state.reduction(self.objective.measure)], dtype=np.float32),
             "mask": self.recognizer.mask,
         }
         if self._observe_action_mask:
-            observation["action_mask"] = self._action_mask()
+            observation["action_mask"] = action_mask.copy()
         return observation
 
-    def _info(self, reward: float, seconds: Seconds) -> dict[str, Any]:
+    def _info(self, reward: float, seconds: Seconds, action_mask: np.ndarray) -> dict[str, Any]:
+        accuracy, images = self._state.accuracy, len(self.recognizer.splits.reward.labels)
         return {
-            "accuracy": self._state.accuracy,
+            "accuracy": accuracy,
+            "standard_error": float(np.sqrt(accuracy * (1 - accuracy) / images)),
             "baseline_accuracy": self.baseline_accuracy,
             "parameter_reduction": self._state.parameter_reduction,
             "macs_reduction": self._state.macs_reduction,
             "reward": reward,
             "kept_units": self.recognizer.kept_units,
-            "action_mask": self._action_mask(),
+            "action_mask": action_mask,
             "episode_seed": self._episode_seed,
             "seconds": seconds,
         }

@@ -1,6 +1,10 @@
 """The compact network: the execution of pruning. Filters that are zeroed out are physically gone."""
 
+from __future__ import annotations
+
 import copy
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -24,7 +28,7 @@ def kept_channels(slot: Slot, mask: np.ndarray) -> Kept:
     return side(slot.out_units), side(slot.in_units)
 
 
-def tensor_indices(module: nn.Module, name: str, kept: Kept) -> tuple[Tensor | None, Tensor | None]:
+def tensor_indices(module: nn.Module, name: str, kept: Kept) -> Kept:
     """Kept indices of the first two dimensions of the parameter or buffer ``name`` of ``module``."""
     out_kept, in_kept = kept
     if name == "weight" and isinstance(module, nn.Conv2d) and module.groups > 1 and in_kept is not None:
@@ -35,29 +39,41 @@ def tensor_indices(module: nn.Module, name: str, kept: Kept) -> tuple[Tensor | N
     return (None if name == "num_batches_tracked" else out_kept), None
 
 
-def slice_tensor(tensor: Tensor, indices: tuple[Tensor | None, Tensor | None]) -> Tensor:
-    """A copy of ``tensor`` with only the given indices of its first two dimensions."""
-    rows, columns = indices
-    sliced = tensor if rows is None else tensor.index_select(0, rows.to(tensor.device))
-    sliced = sliced if columns is None else sliced.index_select(1, columns.to(tensor.device))
-    return sliced.clone() if sliced is tensor else sliced
+def slice_tensor(tensor: Tensor, indices: Kept) -> Tensor:
+    """``tensor`` with only the given indices of its first two dimensions: a copy, or itself where all are kept."""
+    for dimension, index in enumerate(indices):
+        if index is not None and len(index) != tensor.shape[dimension]:
+            tensor = tensor.index_select(dimension, index.to(tensor.device))
+    return tensor
+
+
+def positions(kept: Tensor | None, among: Tensor | None) -> Tensor | None:
+    """Where the sorted indices ``kept`` stand in the sorted indices ``among`` (None: all), which contain them."""
+    return kept if kept is None or among is None else torch.searchsorted(among, kept)
 
 
 class CompactNetwork:
-    """A sliced copy of a dense network that follows the mask.
+    """A sliced copy of a complete network that follows the mask.
 
-    The dense network holds the truth; :meth:`follow` slices it, :meth:`scatter` writes back what training or
-    recalibration of the compact network changed.
+    Removing units slices what is there already, so recovered values stay and the work shrinks with the network; units
+    come back with the complete network's values.
 
     Args:
-        network: the dense network; it is copied, without its values being shared.
+        network: the complete network, a plain one; it is read, never changed.
         table: its units.
+        share: share the parameters that are not sliced with the complete network; for a compact network whose
+            parameters nobody changes in place.
+
+    Attributes:
+        module: the compact network.
+        versions: by module path, how often the module's tensors were replaced or, says :meth:`touch`, changed.
     """
 
-    def __init__(self, network: nn.Module, table: UnitTable) -> None:
-        self._dense, self._table = network, table
-        self.module = copy.deepcopy(network)
-        strip_zero_outs(self.module)
+    def __init__(self, network: nn.Module, table: UnitTable, *, share: bool = False) -> None:
+        self._complete, self._table, self._share = network, table, share
+        shared = {id(parameter): parameter for parameter in network.parameters()} if share else {}
+        self.module: nn.Module = copy.deepcopy(network, shared)  # type: ignore[arg-type]  # annotated too narrowly
+        self.versions = Counter[str]()
         self._slots = table.slots
         self._layer_of_unit = np.append(table.layer_of_unit, -1)  # the last entry maps -1 to -1
         self._modules_of_layer: list[set[str]] = [set() for _ in table.layers]
@@ -68,39 +84,63 @@ class CompactNetwork:
         self._kept: dict[str, Kept] = dict.fromkeys(self._slots, (None, None))
         self._mask = np.ones(table.n_units, dtype=np.int8)
 
-    def follow(self, mask: np.ndarray, *, reload: bool = False) -> None:
-        """Slice the dense network as ``mask`` says.
+    @property
+    def mask(self) -> np.ndarray:
+        """A copy of the mask that the network is sliced by, ``[n_units]`` int8."""
+        return self._mask.copy()
 
-        Args:
-            mask: ``[n_units]``, 1 kept.
-            reload: take over all dense values, not only those of modules whose kept channels changed. Needed when
-                the dense network changed by anything but :meth:`scatter`.
+    def follow(self, mask: np.ndarray) -> set[str]:
+        """Slice as ``mask`` (``[n_units]``, 1 kept) says.
+
+        Returns:
+            Paths of the modules that took over values of the complete network, as units came back.
         """
         changed = np.unique(self._layer_of_unit[:-1][mask != self._mask])
         paths = set().union(*(self._modules_of_layer[layer] for layer in changed))
-        for path in paths:
-            self._kept[path] = kept_channels(self._slots[path], mask)
+        shrinks = bool((mask <= self._mask).all())
         self._mask = mask.copy()
-        for path, module in self._dense.named_modules():
-            if reload or path in paths:
-                self._load(path, module)
+        for path in paths:
+            before, self._kept[path] = self._kept[path], kept_channels(self._slots[path], mask)
+            if shrinks:
+                self._narrow(path, before)
+            else:
+                self._load(path)
+        self.touch(paths)
+        return set() if shrinks else paths
 
-    def scatter(self, *, statistics_only: bool = False) -> None:
-        """Write the compact network's values back into the dense network; removed units keep theirs.
+    def reload(self) -> None:
+        """Take over all values of the complete network, under the mask as it is."""
+        for path, _ in self._complete.named_modules():
+            self._load(path)
+        self.touch(self.paths())
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of all parameters and buffers."""
+        return {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+
+    def restore(self, mask: np.ndarray, values: dict[str, Tensor]) -> None:
+        """Take over ``values`` that this network had under ``mask``."""
+        self.follow(mask)
+        with torch.no_grad():
+            for name, tensor in self.module.state_dict().items():
+                tensor.copy_(values[name])
+        self.touch(self.paths())
+
+    def scatter(self, network: nn.Module, *, statistics_only: bool = False) -> None:
+        """Write the values into a network like the complete one; where units are removed it keeps its own.
 
         Args:
+            network: to write into.
             statistics_only: only the buffers (batch-norm statistics).
         """
         with torch.no_grad():
-            for path, dense in self._dense.named_modules():
-                compact, kept = self._compact(path), self._kept.get(path, (None, None))
-                if compact is None:
-                    continue
-                values: dict[str, Tensor] = {} if statistics_only else {**dict(compact.named_parameters(recurse=False))}
-                values |= dict(compact.named_buffers(recurse=False))
-                for name, value in values.items():
-                    rows, columns = tensor_indices(dense, name, kept)
-                    target = getattr(dense, name)
+            for path, module in self._complete.named_modules():
+                target_module, kept = network.get_submodule(path), self._kept.get(path, (None, None))
+                for name, value in _tensors(self.module.get_submodule(path)):
+                    if statistics_only and isinstance(value, nn.Parameter):
+                        continue
+                    rows, columns = tensor_indices(module, name, kept)
+                    target = getattr(target_module, name)
                     if rows is None and columns is None:
                         target.copy_(value)
                     elif columns is None:
@@ -110,23 +150,42 @@ class CompactNetwork:
                     else:
                         target[rows[:, None], columns] = value
 
-    def _compact(self, path: str) -> nn.Module | None:
-        try:
-            return self.module.get_submodule(path)
-        except AttributeError:  # a ZeroOut of the dense network
-            return None
+    def touch(self, paths: Iterable[str]) -> None:
+        """Take note that tensors of these modules have changed."""
+        self.versions.update(paths)
 
-    def _load(self, path: str, dense: nn.Module) -> None:
-        compact, kept = self._compact(path), self._kept.get(path, (None, None))
-        if compact is None:
-            return
-        for name, parameter in dense.named_parameters(recurse=False):
-            getattr(compact, name).data = slice_tensor(parameter.data, tensor_indices(dense, name, kept))
-            getattr(compact, name).grad = None
-        for name, buffer in dense.named_buffers(recurse=False):
-            setattr(compact, name, slice_tensor(buffer, tensor_indices(dense, name, kept)))
+    def paths(self) -> list[str]:
+        """Paths of all modules."""
+        return [path for path, _ in self.module.named_modules()]
+
+    def _narrow(self, path: str, before: Kept) -> None:
+        complete, compact = self._complete.get_submodule(path), self.module.get_submodule(path)
+        for name, tensor in _tensors(compact):
+            old, new = tensor_indices(complete, name, before), tensor_indices(complete, name, self._kept[path])
+            indices = (positions(new[0], old[0]), positions(new[1], old[1]))
+            self._put(compact, name, slice_tensor(tensor.detach(), indices))
+        count_channels(compact, depthwise=is_depthwise(complete))
+
+    def _load(self, path: str) -> None:
+        complete, compact = self._complete.get_submodule(path), self.module.get_submodule(path)
+        kept = self._kept.get(path, (None, None))
+        for name, tensor in _tensors(complete):
+            sliced = slice_tensor(tensor.detach(), tensor_indices(complete, name, kept))
+            shared = self._share and isinstance(tensor, nn.Parameter)
+            same = sliced.data_ptr() == tensor.data_ptr()
+            self._put(compact, name, sliced.clone() if same and not shared else sliced)
         if path in self._slots:
-            count_channels(compact, depthwise=is_depthwise(dense))
+            count_channels(compact, depthwise=is_depthwise(complete))
+
+    def _put(self, module: nn.Module, name: str, tensor: Tensor) -> None:
+        if name not in module._parameters:
+            setattr(module, name, tensor)
+        elif self._share:  # the parameter object may be the complete network's
+            module.register_parameter(name, nn.Parameter(tensor, module.get_parameter(name).requires_grad))
+        else:
+            parameter = module.get_parameter(name)
+            parameter.data = tensor
+            parameter.grad = None
 
 
 def count_channels(module: nn.Module, *, depthwise: bool) -> None:
@@ -150,17 +209,26 @@ def count_channels(module: nn.Module, *, depthwise: bool) -> None:
         module.num_features = module.num_features if channels is None else len(channels)
 
 
-def strip_zero_outs(network: nn.Module) -> None:
-    """Remove the ZeroOut layers of a network, which becomes a plain one."""
+def make_plain(network: nn.Module) -> nn.Module:
+    """Rid a network, in place, of its ZeroOut layers and of work in place; the same network is returned."""
     for module in network.modules():
         if "zero_out" in module._modules:
             del module._modules["zero_out"]
             for key in [key for key, hook in module._forward_pre_hooks.items() if hook is mask_input]:
                 del module._forward_pre_hooks[key]
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+    return network
 
 
 def compact(network: nn.Module, table: UnitTable, mask: np.ndarray) -> nn.Module:
-    """The compact network of a dense one under ``mask`` (``[n_units]``, 1 kept): a plain module of its own."""
-    sliced = CompactNetwork(network, table)
-    sliced.follow(mask, reload=True)
+    """The compact network of a complete one under ``mask`` (``[n_units]``, 1 kept): a plain module of its own."""
+    sliced = CompactNetwork(make_plain(copy.deepcopy(network)), table)
+    sliced.follow(mask)
     return sliced.module
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of a module itself."""
+    yield from list(module.named_parameters(recurse=False))
+    yield from list(module.named_buffers(recurse=False))

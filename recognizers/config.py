@@ -10,12 +10,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from recognizers.baseline import Baseline
 from recognizers.blueprint import Blueprint
 from recognizers.data import Normalization, Splits, load_dataset, split
 from recognizers.errors import FileError, WeightsError
 from recognizers.evaluation import Precision
 from recognizers.files import read_tensors, write_tensors
-from recognizers.recognizer import Recognizer
+from recognizers.recognizer import DEFAULT_CACHE_MEGABYTES, Recognizer
 from recognizers.recovery import Recovery
 from recognizers.training import EpochRecord, TrainingConfig, train
 
@@ -61,7 +62,12 @@ class RecognizerConfig(BaseModel):
     )
     train_on_demand: bool = Field(False, description="train missing weights on the spot (seconds, not hours)")
     precision: Precision = Field("auto", description="of reward and recovery passes: auto, float32 or bfloat16")
-    batch_size: int = Field(256, ge=1, description="images per forward pass")
+    batch_size: int | None = Field(
+        None, ge=1, description="images per forward pass; default: as many as fit the processor's cache"
+    )
+    cache_megabytes: int = Field(
+        DEFAULT_CACHE_MEGABYTES, ge=0, description="memory per environment for tensors kept between steps"
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of the process; small networks run fastest on one; default: PyTorch's"
     )
@@ -129,15 +135,15 @@ def build_recognizer(
             f"{config.architecture}.safetensors into ${WEIGHTS_VARIABLE}, or train them with "
             "`zeroout recognizer train`"
         )
-    return Recognizer(
+    baseline = Baseline(
         parts.network,
         parts.splits,
         parts.normalization,
-        recovery=recovery,
         precision=config.precision,
         batch_size=config.batch_size,
         blueprint=parts.blueprint,
     )
+    return Recognizer(baseline, recovery=recovery, cache_megabytes=config.cache_megabytes)
 
 
 def find_weights(config: RecognizerConfig) -> Path | None:

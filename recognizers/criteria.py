@@ -57,9 +57,9 @@ def random(recognizer: Recognizer, generator: np.random.Generator) -> np.ndarray
 
 @torch.no_grad()
 def _filter_norms(recognizer: Recognizer, norm: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
-    scores = np.zeros(recognizer.n_units)
+    scores, network = np.zeros(recognizer.n_units), recognizer.network
     for path, slot in recognizer.table.slots.items():
-        module = recognizer.network.get_submodule(path)
+        module = network.get_submodule(path)
         if slot.out_units is None or not isinstance(module, nn.Conv2d | nn.Linear):
             continue
         filters = norm(module.weight.flatten(1).double()).cpu().numpy()  # [out]

@@ -1,34 +1,45 @@
-"""The recognizer: a network with ZeroOut layers, its mask, its data and its recovery."""
+"""The recognizer: a network with ZeroOut layers, its mask and its recovery."""
 
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recognizers.baseline import Baseline, Split
 from recognizers.blueprint import Blueprint
-from recognizers.compaction import CompactNetwork, compact
+from recognizers.compaction import CompactNetwork
 from recognizers.costs import Cost, CostModel
 from recognizers.data import Normalization, Splits
-from recognizers.dependency import build_unit_table
-from recognizers.errors import ConfigurationError, MaskError
-from recognizers.evaluation import Precision, accuracy, predict, to_inputs
-from recognizers.masks import check_mask, weights_sha256
-from recognizers.recovery import NoRecovery, Recovery, RecoveryData
+from recognizers.errors import MaskError
+from recognizers.evaluation import accuracy
+from recognizers.execution.engine import Engine, Values
+from recognizers.masks import check_mask
+from recognizers.recovery import NoRecovery, Recovery
 from recognizers.units import UnitTable
 from recognizers.zero_out import insert_zero_outs, set_mask
 
-Split = Literal["train", "reward", "selection", "test"]
+DEFAULT_CACHE_MEGABYTES = 1024
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state of the recognizer to come back to: its mask and the values its recovery may have changed."""
+    """A state of the recognizer to come back to.
+
+    Attributes:
+        mask: ``[n_units]``, 1 kept.
+        recovered: the mask under which it was recovered last; None where it was not.
+        values: those of the network, where they do not follow from the masks.
+    """
 
     mask: np.ndarray
-    values: dict[str, Tensor]
+    recovered: np.ndarray | None
+    values: Values | None
 
 
 class Recognizer:
@@ -36,75 +47,96 @@ class Recognizer:
 
     It has one state, so it serves one environment at a time: :attr:`holder`, the last one that reset it.
 
-    The dense network with its ZeroOut layers (:attr:`network`) is the semantics; a compact copy, sliced as the mask
-    says, does the work, and what recovery changes in it is written back.
+    The complete network with ZeroOut layers (:attr:`network`) is the semantics; a compact network, sliced as the mask
+    says, does the work. After a memoryless recovery the state follows from the mask alone. Then nothing is computed
+    before it is asked for, and reward accuracies of masks that were seen before are looked up.
 
     Args:
-        network: a plain network with trained weights; the recognizer takes it over.
-        splits: the data.
-        normalization: of the inputs.
+        baseline: the network before pruning, with its data; recognizers may share one.
         recovery: what to do after units were zeroed out.
-        precision: of reward and recovery passes; :meth:`accuracy` of other splits is always float32.
-        batch_size: images per forward pass.
-        device: where to compute; CUDA where present by default.
-        blueprint: how the network was created, for files; None for a network of the caller's own.
+        cache_megabytes: memory that tensors kept between steps may take.
     """
 
     def __init__(
         self,
-        network: nn.Module,
-        splits: Splits,
-        normalization: Normalization,
+        baseline: Baseline,
         *,
         recovery: Recovery | None = None,
-        precision: Precision = "float32",
-        batch_size: int = 256,
-        device: torch.device | None = None,
-        blueprint: Blueprint | None = None,
+        cache_megabytes: int = DEFAULT_CACHE_MEGABYTES,
     ) -> None:
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.splits, self.normalization, self._blueprint = splits, normalization, blueprint
-        self.precision, self.batch_size = precision, batch_size
+        self.baseline = baseline
         self.recovery = recovery or NoRecovery()
-        images, labels = splits.train
-        self._recovery_data = RecoveryData(images, labels, normalization, precision, batch_size, self.device)
-        network = network.to(self.device).eval()
-        example = normalization.normalize(images[:2].to(self.device))
-        self.table: UnitTable = build_unit_table(network, example)
-        self.costs = CostModel(network, self.table, example)
-        self._compact = CompactNetwork(network, self.table)
-        self._network = network
-        insert_zero_outs(network, self.table)
-        self._base = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        self._shares = self.recovery.changes != "everything"
+        self._compact = CompactNetwork(baseline.network, baseline.table, share=self._shares)
+        self._engine = Engine(
+            baseline,
+            self._compact,
+            cache_bytes=cache_megabytes * 2**20,
+            calibration_images=self.recovery.calibration_images,
+        )
         self._mask = np.ones(self.n_units, dtype=np.int8)
-        self._baseline: dict[Split, float] = {}
+        self._recovered: np.ndarray | None = None
+        self._dense: nn.Module | None = None
         self.holder: object = None
 
-    # --- state ---
+    # --- what it is ---
+
+    @property
+    def table(self) -> UnitTable:
+        """The units."""
+        return self.baseline.table
+
+    @property
+    def costs(self) -> CostModel:
+        """Parameters and MACs by mask."""
+        return self.baseline.costs
+
+    @property
+    def splits(self) -> Splits:
+        """The data."""
+        return self.baseline.splits
+
+    @property
+    def normalization(self) -> Normalization:
+        """Of the inputs."""
+        return self.baseline.normalization
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.baseline.device
+
+    @property
+    def batch_size(self) -> int:
+        """Images per forward pass."""
+        return self.baseline.batch_size
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture, for files and messages."""
+        return self.baseline.architecture
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """How the network was created; see :attr:`Baseline.blueprint`."""
+        return self.baseline.blueprint
+
+    @property
+    def base_state(self) -> dict[str, Tensor]:
+        """State dict of the base weights."""
+        return self.baseline.state
+
+    @property
+    def base_sha256(self) -> str:
+        """SHA-256 of the base weights; masks carry it."""
+        return self.baseline.sha256
 
     @property
     def n_units(self) -> int:
         """Number of units."""
         return self.table.n_units
 
-    @property
-    def architecture(self) -> str:
-        """Name of the architecture, for files and messages."""
-        return self._blueprint.architecture if self._blueprint else type(self._network).__name__
-
-    @property
-    def blueprint(self) -> Blueprint:
-        """How the network was created.
-
-        Raises:
-            ConfigurationError: it was handed in, not created by name, so no file can say how to build it again.
-        """
-        if self._blueprint is None:
-            raise ConfigurationError(
-                f"{self.architecture} was not created by name: give the recognizer a Blueprint of an architecture "
-                "registered with recognizers.zoo.register_architecture"
-            )
-        return self._blueprint
+    # --- state ---
 
     @property
     def mask(self) -> np.ndarray:
@@ -113,19 +145,23 @@ class Recognizer:
 
     @property
     def network(self) -> nn.Module:
-        """The dense network with ZeroOut layers under the current mask."""
-        set_mask(self._network, self._mask)
-        return self._network
+        """The complete network with ZeroOut layers under the current mask, for looking at: changes have no effect.
 
-    @property
-    def base_state(self) -> dict[str, Tensor]:
-        """State dict of the base weights."""
-        return dict(self._base)
-
-    @cached_property
-    def base_sha256(self) -> str:
-        """SHA-256 of the base weights; masks carry it."""
-        return weights_sha256(self._base)
+        It is the same object each time, brought up to date. Removed units have their base values.
+        """
+        self._settle()
+        if self._dense is None:
+            base = self.baseline.network
+            shared = {id(parameter): parameter for parameter in base.parameters()} if self._shares else {}
+            self._dense = copy.deepcopy(base, shared)  # type: ignore[arg-type]  # annotated too narrowly
+            insert_zero_outs(self._dense, self.table)
+        base_state = self.base_state
+        for name, tensor in self._dense.state_dict().items():
+            if tensor.data_ptr() != base_state[name].data_ptr():
+                tensor.copy_(base_state[name])
+        self._compact.scatter(self._dense, statistics_only=self._shares)
+        set_mask(self._dense, self._mask)
+        return self._dense
 
     @property
     def cost(self) -> Cost:
@@ -156,64 +192,105 @@ class Recognizer:
             MaskError: a unit does not exist or is zeroed out already, or a layer would lose its last unit.
                 Nothing has changed then.
         """
-        units = np.asarray(units, dtype=np.int64)
-        if units.size and not (units.min() >= 0 and units.max() < self.n_units):
-            raise MaskError(f"units must be in 0..{self.n_units - 1}, got {units.min()}..{units.max()}")
-        if not self._mask[units].all():
-            raise MaskError(f"units {units[self._mask[units] == 0].tolist()[:5]} are zeroed out already")
-        mask = self._mask.copy()
-        mask[units] = 0
-        check_mask(mask, self.table)
-        self._mask = mask
+        self._mask = self._without(units)
 
     def recover(self, generator: torch.Generator | None = None) -> None:
         """Apply the recovery to the remaining weights, drawing from ``generator`` (a fixed one by default)."""
-        if self.recovery.changes == "nothing":
-            return
-        self._compact.follow(self._mask)
-        self.recovery(self._compact.module, self._recovery_data, generator or torch.Generator().manual_seed(0))
-        self._compact.scatter(statistics_only=self.recovery.changes == "statistics")
+        if self.recovery.memoryless:
+            self._recovered = self._mask
+            if self._remembered() is None:
+                self._settle()
+        else:
+            self._engine.follow(self._mask)
+            self.recovery(self._engine, generator or _fixed_generator())
 
     def accuracy(self, split: Split = "reward") -> float:
-        """Fraction of the split's images that the network under the current mask classifies rightly."""
-        images, labels = self._reward if split == "reward" else getattr(self.splits, split)
-        self._compact.follow(self._mask)
-        logits = predict(
-            self._compact.module,
-            images,
-            None if split == "reward" else self.normalization,
-            batch_size=self.batch_size,
-            precision=self.precision if split == "reward" else "float32",
-            device=self.device,
-        )
-        return accuracy(logits, labels)
+        """Fraction of the split's images that the network under the current mask classifies rightly.
+
+        Of the reward split it is measured in the baseline's precision, of all others in float32.
+        """
+        if split != "reward":
+            self._settle()
+            return self.baseline.measure(self._compact.module, split)
+        figure = self._remembered()
+        if figure is None:
+            figure = accuracy(self.logits(), self.splits.reward.labels)
+            if self._follows_from_mask:
+                self.baseline.memo(self.recovery).put(_digest(self._mask), figure)
+        return figure
+
+    def logits(self) -> Tensor:
+        """Logits of the reward split's images, ``[N, classes]`` float32, as :meth:`accuracy` takes them."""
+        self._settle()
+        return self._engine.logits()
+
+    def probe(self, selections: Sequence[np.ndarray], generator: torch.Generator | None = None) -> list[float]:
+        """Reward accuracies after zeroing out each of several selections of units, and recovery; the state stays.
+
+        The figures are those that :meth:`zero_out`, :meth:`recover` and :meth:`accuracy` would give. After memoryless
+        recoveries, what the selections have in common is computed once.
+
+        Args:
+            selections: of units, each ``[k]`` int64.
+            generator: as for :meth:`recover`, in the same state for each selection; it is left as it was.
+
+        Raises:
+            MaskError: as :meth:`zero_out`; nothing was measured.
+        """
+        masks = [self._without(units) for units in selections]
+        snapshot = self.snapshot()
+        state = None if generator is None else generator.get_state()
+
+        def back() -> None:
+            self.restore(snapshot)
+            if generator is not None and state is not None:
+                generator.set_state(state)
+
+        try:
+            if self.recovery.memoryless:
+                return self._probe_stages(masks)
+            figures = []
+            for mask in masks:
+                self._mask = mask
+                self.recover(generator)
+                figures.append(self.accuracy())
+                back()
+            return figures
+        finally:
+            self._engine.release()
+            back()
 
     def baseline_accuracy(self, split: Split = "reward") -> float:
-        """Accuracy of the base weights, nothing pruned. Measured once."""
-        if split not in self._baseline:
+        """Accuracy of the base weights, nothing pruned. Measured once for all recognizers of a baseline."""
+        known = self.baseline.accuracies
+        if split not in known:
             state = self.snapshot()
             self.reset()
-            self._baseline[split] = self.accuracy(split)
+            known[split] = self.accuracy(split)
             self.restore(state)
-        return self._baseline[split]
+        return known[split]
 
     # --- coming back ---
 
     def reset(self) -> None:
         """Back to the base weights, nothing pruned."""
-        self.restore(Snapshot(np.ones(self.n_units, dtype=np.int8), self._base))
+        self._mask, self._recovered = np.ones(self.n_units, dtype=np.int8), None
+        if not self.recovery.memoryless:
+            self._engine.follow(self._mask)
+            self._engine.load_base()
 
     def snapshot(self) -> Snapshot:
         """The current state."""
-        return Snapshot(self._mask.copy(), {name: tensor.clone() for name, tensor in self._changeable().items()})
+        if self.recovery.memoryless:
+            return Snapshot(self._mask, self._recovered, None)
+        self._settle()
+        return Snapshot(self._mask, None, self._engine.values())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Back to a snapshot of this recognizer."""
-        self._mask = snapshot.mask.copy()
-        changeable = self._changeable()
-        for name, tensor in changeable.items():
-            tensor.copy_(snapshot.values[name])
-        self._compact.follow(self._mask, reload=bool(changeable))
+        self._mask, self._recovered = snapshot.mask, snapshot.recovered
+        if snapshot.values is not None:
+            self._engine.restore(snapshot.values)
 
     def load_mask(self, mask: np.ndarray, generator: torch.Generator | None = None) -> None:
         """Base weights under ``mask`` (``[n_units]``, 1 kept), recovered once.
@@ -229,18 +306,84 @@ class Recognizer:
 
     def compact(self) -> nn.Module:
         """A plain network of its own with the zeroed-out filters gone, in float32 and evaluation mode."""
-        return compact(self._network, self.table, self._mask)
+        self._settle()
+        return copy.deepcopy(self._compact.module)
 
-    def _changeable(self) -> dict[str, Tensor]:
-        """The dense network's tensors that the recovery may change."""
+    def forget(self) -> None:
+        """Drop all remembered accuracies of the baseline's recognizers, and the tensors that this one keeps."""
+        self.baseline.forget()
+        self._engine.forget()
+
+    @property
+    def cached_bytes(self) -> int:
+        """Size of the tensors that are kept between steps."""
+        return self._engine.cached_bytes
+
+    # --- within ---
+
+    @property
+    def _follows_from_mask(self) -> bool:
+        """Whether the state is that of the mask after recovery, so that its accuracy may be remembered."""
+        if not self.recovery.memoryless:
+            return False
         if self.recovery.changes == "nothing":
-            return {}
-        if self.recovery.changes == "statistics":
-            return {name: buffer for name, buffer in self._network.named_buffers() if name in self._base}
-        return {name: tensor.detach() for name, tensor in self._network.state_dict().items()}
+            return True
+        return self._recovered is not None and np.array_equal(self._recovered, self._mask)
 
-    @cached_property
-    def _reward(self) -> tuple[Tensor, Tensor]:
-        """The reward split, normalised once: it is seen at every step."""
-        images, labels = self.splits.reward
-        return to_inputs(images.to(self.device), self.normalization, self.precision), labels
+    def _remembered(self) -> float | None:
+        return self.baseline.memo(self.recovery).get(_digest(self._mask)) if self._follows_from_mask else None
+
+    def _settle(self) -> None:
+        """Bring the compact network to the state, where that was put off."""
+        if self.recovery.memoryless and self.recovery.changes != "nothing":
+            if self._recovered is None:
+                self._engine.load_base()
+            else:
+                self._engine.follow(self._recovered)
+                self.recovery(self._engine, _fixed_generator())
+        self._engine.follow(self._mask)
+
+    def _without(self, units: np.ndarray) -> np.ndarray:
+        units = np.asarray(units, dtype=np.int64)
+        if units.size and not (units.min() >= 0 and units.max() < self.n_units):
+            raise MaskError(f"units must be in 0..{self.n_units - 1}, got {units.min()}..{units.max()}")
+        if not self._mask[units].all():
+            raise MaskError(f"units {units[self._mask[units] == 0].tolist()[:5]} are zeroed out already")
+        mask = self._mask.copy()
+        mask[units] = 0
+        check_mask(mask, self.table)
+        return mask
+
+    def _probe_stages(self, masks: Sequence[np.ndarray]) -> list[float]:
+        """Reward accuracies of masks; the current one is run once, as far as they need it."""
+        state, first_stages = self._mask, self._engine.first_stages
+        first = [int(first_stages[mask != state].min()) if (mask != state).any() else 0 for mask in masks]
+        figures = [float("nan")] * len(masks)
+        reached = 0
+        for index in sorted(range(len(masks)), key=first.__getitem__):
+            self._mask = self._recovered = masks[index]
+            if (figure := self._remembered()) is None:
+                if first[index] > reached:
+                    reached = first[index]
+                    self._reach(state, reached)
+                    self._mask = self._recovered = masks[index]
+                with self._engine.branching():
+                    figure = self.accuracy()
+            figures[index] = figure
+        return figures
+
+    def _reach(self, mask: np.ndarray, stage: int) -> None:
+        """Run the network under ``mask``, recovered, as far as ``stage``, and keep what lies before that."""
+        self._mask = self._recovered = mask
+        self._engine.release()
+        with self._engine.reaching(stage):
+            self._settle()
+            self._engine.reach()
+
+
+def _fixed_generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _digest(mask: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.packbits(mask).tobytes(), digest_size=16).digest()

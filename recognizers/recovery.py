@@ -4,49 +4,57 @@ Each recovery is its own configuration and works in place on a plain (compact) n
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from recognizers.data import Normalization
-from recognizers.evaluation import Precision, autocast, to_inputs
+from recognizers.data import Examples, Normalization
+from recognizers.evaluation import Precision, autocast
 from recognizers.training import sgd_steps
 
 Changes = Literal["nothing", "statistics", "everything"]
 
 
-@dataclass(frozen=True, eq=False)
-class RecoveryData:
-    """What a recovery may use: the training images, never held-out ones.
+class Subject(ABC):
+    """What a recovery works on: a compact network, and training images, never held-out ones."""
 
-    Attributes:
-        images: ``[N, C, H, W]`` uint8.
-        labels: ``[N]`` int64.
-        normalization: of the recognizer's inputs.
-        precision: of the forward passes.
-        batch_size: images per forward pass.
-        device: where the network is.
-    """
+    @property
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The compact network, in evaluation mode; to be changed in place."""
 
-    images: Tensor
-    labels: Tensor
-    normalization: Normalization
-    precision: Precision
-    batch_size: int
-    device: torch.device
-    _calibration: dict[int, Tensor] = field(default_factory=dict)
+    @property
+    @abstractmethod
+    def train(self) -> Examples:
+        """The training images."""
 
-    def calibration(self, count: int) -> Tensor:
-        """A fixed seeded subset of ``count`` normalised training images, ``[count, C, H, W]`` float32."""
-        if count not in self._calibration:
-            chosen = np.random.default_rng(0).permutation(len(self.images))[:count]
-            images = self.images[torch.from_numpy(chosen)].to(self.device)
-            self._calibration[count] = to_inputs(images, self.normalization, self.precision)
-        return self._calibration[count]
+    @property
+    @abstractmethod
+    def normalization(self) -> Normalization:
+        """Of the images."""
+
+    @property
+    @abstractmethod
+    def precision(self) -> Precision:
+        """Of forward and backward passes."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the network is."""
+
+    @abstractmethod
+    def recalibrate(self, images: int, batch_size: int) -> None:
+        """What :func:`recalibrate` does, on a fixed seeded subset of ``images`` training images."""
+
+    @abstractmethod
+    def changed(self) -> None:
+        """To be called after the network's parameters were changed."""
 
 
 class Recovery(BaseModel, ABC):
@@ -54,16 +62,22 @@ class Recovery(BaseModel, ABC):
 
     Class attributes:
         changes: what of the network it may change; the rest need not be copied back or reset.
-        memoryless: whether the recovered network follows from base weights and mask alone, however it was reached.
+        memoryless: whether the recovered network follows from base weights and mask alone, however it was reached,
+            and what becomes of a layer from the mask up to that layer.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     changes: ClassVar[Changes]
     memoryless: ClassVar[bool]
 
+    @property
+    def calibration_images(self) -> int:
+        """Training images that it recalibrates on."""
+        return 0
+
     @abstractmethod
-    def __call__(self, network: nn.Module, data: RecoveryData, generator: torch.Generator) -> None:
-        """Recover ``network`` in place, drawing from ``generator`` alone."""
+    def __call__(self, subject: Subject, generator: torch.Generator) -> None:
+        """Recover the subject's network in place, drawing from ``generator`` alone."""
 
 
 class NoRecovery(Recovery):
@@ -73,7 +87,7 @@ class NoRecovery(Recovery):
     changes: ClassVar[Changes] = "nothing"
     memoryless: ClassVar[bool] = True
 
-    def __call__(self, network: nn.Module, data: RecoveryData, generator: torch.Generator) -> None:
+    def __call__(self, subject: Subject, generator: torch.Generator) -> None:
         """Do nothing."""
 
 
@@ -82,12 +96,18 @@ class BatchNormRecovery(Recovery):
 
     kind: Literal["bn"] = "bn"
     images: int = Field(512, ge=2, description="calibration images: a fixed seeded subset of the training images")
+    batch_size: int = Field(128, ge=2, description="images per batch; the statistics are averaged over the batches")
     changes: ClassVar[Changes] = "statistics"
     memoryless: ClassVar[bool] = True
 
-    def __call__(self, network: nn.Module, data: RecoveryData, generator: torch.Generator) -> None:
+    @property
+    def calibration_images(self) -> int:
+        """As configured."""
+        return self.images
+
+    def __call__(self, subject: Subject, generator: torch.Generator) -> None:
         """Recalibrate."""
-        recalibrate(network, data.calibration(self.images), data.batch_size, data.precision)
+        subject.recalibrate(self.images, self.batch_size)
 
 
 class FinetuneRecovery(Recovery):
@@ -109,15 +129,19 @@ class FinetuneRecovery(Recovery):
     changes: ClassVar[Changes] = "everything"
     memoryless: ClassVar[bool] = False
 
-    def __call__(self, network: nn.Module, data: RecoveryData, generator: torch.Generator) -> None:
+    @property
+    def calibration_images(self) -> int:
+        """As configured."""
+        return self.images
+
+    def __call__(self, subject: Subject, generator: torch.Generator) -> None:
         """Recalibrate, retrain, recalibrate."""
-        calibration = data.calibration(self.images)
-        recalibrate(network, calibration, data.batch_size, data.precision)
+        subject.recalibrate(self.images, self.batch_size)
         sgd_steps(
-            network,
-            data.images,
-            data.labels,
-            data.normalization,
+            subject.network,
+            subject.train.images,
+            subject.train.labels,
+            subject.normalization,
             steps=self.steps,
             learning_rate=self.learning_rate,
             momentum=self.momentum,
@@ -126,10 +150,11 @@ class FinetuneRecovery(Recovery):
             flip=self.flip,
             padding=self.padding,
             generator=generator,
-            device=data.device,
-            precision=data.precision,
+            device=subject.device,
+            precision=subject.precision,
         )
-        recalibrate(network, calibration, data.batch_size, data.precision)
+        subject.changed()
+        subject.recalibrate(self.images, self.batch_size)
 
 
 AnyRecovery = Annotated[NoRecovery | BatchNormRecovery | FinetuneRecovery, Field(discriminator="kind")]
@@ -141,21 +166,36 @@ def recalibrate(network: nn.Module, images: Tensor, batch_size: int, precision: 
 
     Only batch norms run in training mode: dropout stays off. A network without batch norm is left as it is.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = batch_norms(network.modules())
     if not norms:
         return
-    momenta = [norm.momentum for norm in norms]
     network.eval()
+    with torch.no_grad(), recalibrating(norms), autocast(precision, images.device):
+        for batch in calibration_batches(images, batch_size):
+            network(batch)
+
+
+def batch_norms(modules: Iterable[nn.Module]) -> list[BatchNorm]:
+    """Those of ``modules`` that are batch norms with running statistics."""
+    return [module for module in modules if isinstance(module, BatchNorm) and module.running_mean is not None]
+
+
+def calibration_batches(images: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """Batches of (nearly) equal size, as each counts the same in the average; never of a single image."""
+    return images.tensor_split(max(1, len(images) // max(batch_size, 2)))
+
+
+@contextmanager
+def recalibrating(norms: Sequence[BatchNorm]) -> Iterator[None]:
+    """Forget the statistics of batch norms, and average those of the batches that run within; then as before."""
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average over the batches
         norm.train()
     try:
-        with torch.no_grad(), autocast(precision, images.device):
-            # Batches of (nearly) equal size, as each counts the same in the average; never of a single image.
-            for batch in images.tensor_split(max(1, len(images) // max(batch_size, 2))):
-                network(batch)
+        yield
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        network.eval()
+            norm.eval()

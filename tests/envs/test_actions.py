@@ -12,6 +12,7 @@ from torch import nn
 
 from envs import ActionsConfig, PruningEnv
 from envs.actions import Actions, build_actions
+from recognizers.baseline import Baseline
 from recognizers.criteria import criterion
 from recognizers.errors import ConfigurationError, UnknownNameError
 from recognizers.recognizer import Recognizer
@@ -158,11 +159,12 @@ def test_nothing_to_prune(recognizer: Recognizer) -> None:
     class Linear(nn.Sequential):
         pass
 
-    bare = Recognizer(
+    baseline = Baseline(
         Linear(nn.Flatten(), nn.Linear(64, 10)),
         recognizer.splits,
         recognizer.normalization,
         device=torch.device("cpu"),
     )
+    bare = Recognizer(baseline)
     with pytest.raises(ConfigurationError, match="Linear has no prunable layer"):
         _build(bare, kind="unit")

@@ -406,7 +406,7 @@ class TestProbe:
         env.reset(seed=0)
         before = _state(env)
 
-        def out_of_memory(_: str) -> float:
+        def out_of_memory(*_: str) -> float:
             raise RuntimeError("out of memory")
 
         with monkeypatch.context() as patch:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from recognizers.baseline import Baseline
 from recognizers.compaction import compact
 from recognizers.data import Normalization, Splits, load_dataset, split
 from recognizers.recognizer import Recognizer
@@ -109,12 +110,12 @@ def make_recognizer(digits: tuple[Splits, Normalization], trained: nn.Module) ->
     """A recognizer around a copy of the trained convnet, or around another network."""
 
     def make(recovery: Recovery | None = None, network: nn.Module | None = None, **arguments: object) -> Recognizer:
-        return Recognizer(
+        baseline = Baseline(
             copy.deepcopy(trained if network is None else network),
             *digits,
-            recovery=recovery,
             device=torch.device("cpu"),
             **{"batch_size": 1024, **arguments},
         )
+        return Recognizer(baseline, recovery=recovery)
 
     return make

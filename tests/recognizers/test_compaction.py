@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from recognizers import zoo
-from recognizers.compaction import CompactNetwork
+from recognizers.compaction import CompactNetwork, make_plain
 from recognizers.costs import CostModel, count_cost
 from recognizers.dependency import build_unit_table
 from recognizers.training import sgd_steps
@@ -129,13 +129,13 @@ class TestFollowing:
             small.linear.bias.fill_(3.0)
         follower.follow(mask)
         assert not (follower.module.linear.bias == 3.0).any()
-        follower.follow(mask, reload=True)
+        follower.reload()
         assert (follower.module.linear.bias == 3.0).all()
 
     def test_compact_values_are_not_shared_with_the_dense_network(self, small: nn.Module) -> None:
         table = build_unit_table(small, _images(8, 2))
         follower = CompactNetwork(small, table)
-        follower.follow(np.ones(table.n_units, dtype=np.int8), reload=True)
+        follower.reload()
         before = copy.deepcopy(small.state_dict())
         with torch.no_grad():
             for value in follower.module.state_dict().values():
@@ -160,7 +160,7 @@ class TestScattering:
     def test_kept_entries_and_nothing_else_are_written(self, pruned: tuple[nn.Module, CompactNetwork]) -> None:
         network, follower = pruned
         before = copy.deepcopy(network.state_dict())
-        follower.scatter()
+        follower.scatter(network)
         kept = {"1": [0, 2, 4], "2": [1, 2, 3, 4, 5], "3": list(range(7))}
         inputs = {"1": [0, 1, 2], "2": [0, 2, 4], "3": [1, 2, 3, 4, 5]}
         for name, value in network.state_dict().items():
@@ -179,7 +179,7 @@ class TestScattering:
     def test_statistics_only(self, pruned: tuple[nn.Module, CompactNetwork]) -> None:
         network, follower = pruned
         before = copy.deepcopy(network.state_dict())
-        follower.scatter(statistics_only=True)
+        follower.scatter(network, statistics_only=True)
         parameters = dict(network.named_parameters())
         changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
         assert changed == {name for name in before if name not in parameters}
@@ -195,7 +195,7 @@ class TestScattering:
         follower = CompactNetwork(small, table)
         for seed in range(6):
             follower.follow(random_mask(table, seed))
-            follower.scatter()
+            follower.scatter(small)
         assert all(torch.equal(before[name], tensor) for name, tensor in small.state_dict().items())
 
 
@@ -251,12 +251,12 @@ def test_training_the_compact_network_is_training_the_masked_one(
     for one in (masked, follower.module):
         sgd_steps(one, pixels, labels, Plain(), generator=torch.Generator().manual_seed(7), **settings)  # type: ignore[arg-type]
 
-    sliced = CompactNetwork(masked, table)
-    sliced.follow(mask, reload=True)
+    sliced = CompactNetwork(make_plain(copy.deepcopy(masked)), table)
+    sliced.follow(mask)
     expected = sliced.module.state_dict()
     trained = follower.module.state_dict()
     start = CompactNetwork(network, table)
-    start.follow(mask, reload=True)
+    start.follow(mask)
     moved = [name for name, value in start.module.state_dict().items() if not torch.equal(value, trained[name])]
     assert set(moved) == set(trained), "every tensor learns"
     for name, value in expected.items():

@@ -96,7 +96,7 @@ class TestBuild:
         assert all(torch.equal(recognizer.base_state[name], tensor) for name, tensor in trained.state_dict().items())
         assert recognizer.baseline_accuracy("test") > 0.5
         assert recognizer.architecture == "convnet"
-        assert (recognizer.batch_size, recognizer.precision) == (77, "float32")
+        assert (recognizer.batch_size, recognizer.baseline.precision) == (77, "float32")
         assert recognizer.recovery == BatchNormRecovery(images=32)
 
     def test_trained_on_demand_twice_the_same(self) -> None:

@@ -1,0 +1,185 @@
+"""The baseline: the complete network, its data and all that follows from them, shared by many recognizers."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recognizers.blueprint import Blueprint
+from recognizers.compaction import make_plain
+from recognizers.costs import CostModel
+from recognizers.data import Normalization, Splits
+from recognizers.dependency import build_unit_table
+from recognizers.errors import ConfigurationError
+from recognizers.evaluation import Precision, accuracy, predict, resolve_precision, to_inputs
+from recognizers.execution.stages import Stage, cut
+from recognizers.masks import weights_sha256
+from recognizers.recovery import Recovery
+from recognizers.units import UnitTable
+
+Split = Literal["train", "reward", "selection", "test"]
+
+MEMO_ENTRIES = 200_000
+"""Accuracies remembered per recovery: some 40 MB."""
+
+
+class Baseline:
+    """A trained network before pruning, with its data. Nothing in it changes, so many recognizers share one.
+
+    Args:
+        network: a plain network with trained weights; the baseline takes it over.
+        splits: the data.
+        normalization: of the inputs.
+        precision: of reward and recovery passes.
+        batch_size: images per forward pass; by default as many as keep the widest layer in the processor's cache.
+        device: where to compute; CUDA where present by default.
+        blueprint: how the network was created, for files; None for a network of the caller's own.
+        table: the network's units, where they are known already.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        splits: Splits,
+        normalization: Normalization,
+        *,
+        precision: Precision = "float32",
+        batch_size: int | None = None,
+        device: torch.device | None = None,
+        blueprint: Blueprint | None = None,
+        table: UnitTable | None = None,
+    ) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.splits, self.normalization, self._blueprint = splits, normalization, blueprint
+        self.precision = precision
+        network = make_plain(network).to(self.device).eval()
+        example = normalization.normalize(splits.train.images[:2].to(self.device))
+        self.network = network
+        self.table: UnitTable = build_unit_table(network, example) if table is None else table
+        self.costs = CostModel(network, self.table, example)
+        self.stages: tuple[Stage, ...] = cut(network, example)
+        self.batch_size = batch_size or self._cached_images()
+        self._calibration: dict[int, Tensor] = {}
+        self.accuracies: dict[Split, float] = {}
+        self._memos: dict[Recovery, Memo] = {}
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture, for files and messages."""
+        return self._blueprint.architecture if self._blueprint else type(self.network).__name__
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """How the network was created.
+
+        Raises:
+            ConfigurationError: it was handed in, not created by name, so no file can say how to build it again.
+        """
+        if self._blueprint is None:
+            raise ConfigurationError(
+                f"{self.architecture} was not created by name: give the recognizer a Blueprint of an architecture "
+                "registered with recognizers.zoo.register_architecture"
+            )
+        return self._blueprint
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """State dict of the base weights."""
+        return {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the base weights; masks carry it."""
+        return weights_sha256(self.state)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What reward and recovery passes compute in."""
+        return resolve_precision(self.precision, self.device)
+
+    @cached_property
+    def reward(self) -> tuple[Tensor, ...]:
+        """The images of the reward split in batches of nearly equal size, as the network takes them."""
+        images = self.splits.reward.images
+        return self._inputs(images).tensor_split(max(1, round(len(images) / self.batch_size)))
+
+    def calibration(self, count: int) -> Tensor:
+        """A fixed seeded subset of ``count`` training images, as the network takes them, ``[count, C, H, W]``."""
+        if count not in self._calibration:
+            chosen = np.random.default_rng(0).permutation(len(self.splits.train.images))[:count]
+            self._calibration[count] = self._inputs(self.splits.train.images[torch.from_numpy(chosen)])
+        return self._calibration[count]
+
+    def memo(self, recovery: Recovery) -> Memo:
+        """Reward accuracies that were measured after this recovery."""
+        return self._memos.setdefault(recovery, Memo(MEMO_ENTRIES))
+
+    def forget(self) -> None:
+        """Empty all memos."""
+        for memo in self._memos.values():
+            memo.clear()
+
+    def measure(self, network: nn.Module, split: Split) -> float:
+        """Accuracy of any network on a split, in float32, all at once and remembering nothing."""
+        images, labels = getattr(self.splits, split)
+        logits = predict(
+            network, images, self.normalization, batch_size=self.batch_size, precision="float32", device=self.device
+        )
+        return accuracy(logits, labels)
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        return to_inputs(images.to(self.device), self.normalization, self.precision).to(self.dtype)
+
+    def _cached_images(self) -> int:
+        """As many images as keep what the widest operation reads and writes within half of the last-level cache."""
+        if self.device.type != "cpu":
+            return 1024
+        widest = max(stage.widest for stage in self.stages) or 2 * self.splits.train.images[0].numel() * 32
+        images = _cache_bytes() // 2 // (widest * self.dtype.itemsize)
+        return int(min(max(images, 16), 1024))
+
+
+class Memo:
+    """Figures by mask, the least recently used dropped first.
+
+    Args:
+        entries: the most figures to remember.
+    """
+
+    def __init__(self, entries: int) -> None:
+        self._entries = entries
+        self._figures = OrderedDict[bytes, float]()
+
+    def get(self, key: bytes) -> float | None:
+        """The figure, if it is remembered."""
+        if key in self._figures:
+            self._figures.move_to_end(key)
+        return self._figures.get(key)
+
+    def put(self, key: bytes, figure: float) -> None:
+        """Remember a figure."""
+        self._figures[key] = figure
+        self._figures.move_to_end(key)
+        if len(self._figures) > self._entries:
+            self._figures.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._figures.clear()
+
+    def __len__(self) -> int:
+        return len(self._figures)
+
+
+def _cache_bytes() -> int:
+    """Size of the last-level cache, 16 MiB where the system does not tell."""
+    for name in ("SC_LEVEL3_CACHE_SIZE", "SC_LEVEL2_CACHE_SIZE"):
+        if name in os.sysconf_names and (size := os.sysconf(name)) > 0:
+            return size
+    return 16 * 2**20

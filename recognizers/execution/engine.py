@@ -1,0 +1,251 @@
+"""The engine: measures and recalibrates a compact network, doing only what has not been done before."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recognizers.baseline import Baseline
+from recognizers.compaction import CompactNetwork
+from recognizers.data import Examples, Normalization
+from recognizers.evaluation import Precision, autocast
+from recognizers.execution.fusion import fuse
+from recognizers.execution.passes import Keys, StagedPass, choose_boundaries
+from recognizers.recovery import Subject, batch_norms, calibration_batches, recalibrating
+
+BASE = b"base"
+"""Name of the base weights and of their statistics."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a compact network, to come back to.
+
+    Attributes:
+        mask: the mask that they belong to, ``[n_units]``.
+        tensors: parameters and buffers.
+        weights: the engine's name for the parameters.
+        statistics: its names for the statistics of each stage.
+    """
+
+    mask: np.ndarray
+    tensors: dict[str, Tensor]
+    weights: bytes
+    statistics: list[bytes]
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """How far passes go, and what they leave behind."""
+
+    stop: int | None = None
+    keep: bool = True
+    pin: bool = False
+
+
+class Engine(Subject):
+    """Runs one compact network.
+
+    Every stage's output has a name that follows from the mask bits up to it and from the names of its weights and
+    statistics. Passes begin behind the last stage whose kept output still has the right name.
+
+    Args:
+        baseline: of the network.
+        compact: the network.
+        cache_bytes: memory that tensors kept between stages may take.
+        calibration_images: training images that recalibrations will run over.
+    """
+
+    def __init__(
+        self, baseline: Baseline, compact: CompactNetwork, *, cache_bytes: int, calibration_images: int
+    ) -> None:
+        self._baseline, self._compact = baseline, compact
+        stages = baseline.stages
+        self._modules = [stage.module(compact.module) for stage in stages]
+        self._fused = [
+            compact.module if stage.graph is None else fuse(stage.graph, compact.module, self._version, baseline.dtype)
+            for stage in stages
+        ]
+        paths = [sorted(stage.paths) for stage in stages]
+        self._norm_paths = [
+            [path for path in part if batch_norms([compact.module.get_submodule(path)])] for part in paths
+        ]
+        self._stages_of_path: dict[str, set[int]] = {}
+        for index, part in enumerate(paths):
+            for path in part:
+                self._stages_of_path.setdefault(path, set()).add(index)
+        self._keys = Keys(stages, baseline.table)
+        self.first_stages = self._keys.first_stages(baseline.table.n_units)
+        self._kept = choose_boundaries(
+            stages,
+            self.first_stages,
+            bytes_per_number=baseline.dtype.itemsize,
+            images=len(baseline.splits.reward.images) + calibration_images,
+            budget=cache_bytes,
+        )
+        self._inference: StagedPass | None = None
+        self._calibrations: dict[tuple[int, int], StagedPass] = {}
+        self._weights, self._statistics = BASE, [BASE] * len(stages)
+        self._names = itertools.count()
+        self._extent = _Extent()
+
+    # --- values ---
+
+    def follow(self, mask: np.ndarray) -> None:
+        """Slice the network as ``mask`` (``[n_units]``, 1 kept) says; units that come back have base values."""
+        for path in self._compact.follow(mask):
+            for stage in self._stages_of_path.get(path, ()):
+                self._statistics[stage] = self._new_name()  # a mixture
+
+    def load_base(self) -> None:
+        """Take over base weights and statistics, under the mask as it is."""
+        if self._weights != BASE or any(name != BASE for name in self._statistics):
+            self._compact.reload()
+            self._weights, self._statistics = BASE, [BASE] * len(self._statistics)
+
+    def values(self) -> Values:
+        """The current values."""
+        return Values(self._compact.mask, self._compact.values(), self._weights, list(self._statistics))
+
+    def restore(self, values: Values) -> None:
+        """Take over values that this network had before."""
+        self._compact.restore(values.mask, values.tensors)
+        self._weights, self._statistics = values.weights, list(values.statistics)
+
+    # --- what a recovery works on ---
+
+    @property
+    def network(self) -> nn.Module:
+        """The compact network."""
+        return self._compact.module
+
+    @property
+    def train(self) -> Examples:
+        """The training images."""
+        return self._baseline.splits.train
+
+    @property
+    def normalization(self) -> Normalization:
+        """Of the images."""
+        return self._baseline.normalization
+
+    @property
+    def precision(self) -> Precision:
+        """Of passes."""
+        return self._baseline.precision
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self._baseline.device
+
+    def changed(self) -> None:
+        """Give weights and statistics new names."""
+        self._compact.touch(self._compact.paths())
+        self._weights = self._new_name()
+        self._statistics = [self._new_name()] * len(self._statistics)
+
+    @torch.inference_mode()
+    def recalibrate(self, images: int, batch_size: int) -> None:
+        """Recalibrate the stages whose statistics are not those of the images under the mask yet."""
+        # Behind the last batch norm there is nothing to do.
+        last = max((index for index, paths in enumerate(self._norm_paths) if paths), default=-1) + 1
+        extent = self._extent
+        stop = last if extent.stop is None else min(extent.stop, last)
+        name = f"calibrated on {images} by {batch_size}: ".encode() + self._weights
+        keys = self._keys(self._compact.mask, [name] * len(self._modules))
+        wrong = (stage for stage in range(stop) if self._norm_paths[stage] and self._statistics[stage] != keys[stage])
+        first = next(wrong, stop)
+        if first == stop and not extent.pin:
+            return
+        calibration = self._calibration(images, batch_size)
+        start = calibration.start(keys, first)
+        paths = [path for part in self._norm_paths[start:stop] for path in part]
+        norms = batch_norms(self.network.get_submodule(path) for path in paths)
+        with recalibrating(norms), autocast(self.precision, self.device):
+            calibration.advance(keys, start, stop, keep=extent.keep, pin=extent.pin)
+        self._compact.touch(paths)
+        self._statistics[start:stop] = keys[start:stop]
+
+    # --- measuring ---
+
+    @torch.inference_mode()
+    def logits(self) -> Tensor:
+        """Logits of the reward split's images, ``[N, classes]`` float32."""
+        return torch.cat([batch.float() for batch in self._infer()])
+
+    @contextmanager
+    def branching(self) -> Iterator[None]:
+        """Passes within keep nothing, so that what was kept before stays."""
+        with self._within(_Extent(keep=False)):
+            yield
+
+    @contextmanager
+    def reaching(self, stage: int) -> Iterator[None]:
+        """Passes within end before ``stage`` and keep what they have there, until :meth:`release`."""
+        with self._within(_Extent(stop=stage, pin=stage > 0)):
+            yield
+
+    @torch.inference_mode()
+    def reach(self) -> None:
+        """Run inference as far as :meth:`reaching` says."""
+        self._infer()
+
+    def release(self) -> None:
+        """Let go of what :meth:`reaching` keeps."""
+        for staged in self._passes():
+            staged.release()
+
+    def forget(self) -> None:
+        """Let go of all tensors between stages."""
+        for staged in self._passes():
+            staged.forget()
+
+    @property
+    def cached_bytes(self) -> int:
+        """Size of the tensors kept between stages."""
+        return sum(staged.nbytes for staged in self._passes())
+
+    def _infer(self) -> list[Tensor]:
+        stop = len(self._fused) if self._extent.stop is None else self._extent.stop
+        names = [self._weights + b" " + name for name in self._statistics]
+        keys = self._keys(self._compact.mask, names)
+        if self._inference is None:
+            kept = self._kept | {len(self._fused)}
+            self._inference = StagedPass(
+                self._baseline.reward, lambda stage, features: self._fused[stage](features), kept
+            )
+        with autocast(self.precision, self.device):
+            start = self._inference.start(keys, stop)
+            return self._inference.advance(keys, start, stop, keep=self._extent.keep, pin=self._extent.pin)
+
+    def _calibration(self, images: int, batch_size: int) -> StagedPass:
+        if (images, batch_size) not in self._calibrations:
+            batches = calibration_batches(self._baseline.calibration(images), batch_size)
+            self._calibrations[images, batch_size] = StagedPass(
+                batches, lambda stage, features: self._modules[stage](features), self._kept
+            )
+        return self._calibrations[images, batch_size]
+
+    def _passes(self) -> list[StagedPass]:
+        return [*self._calibrations.values(), *([self._inference] if self._inference else [])]
+
+    def _version(self, paths: tuple[str, ...]) -> tuple[int, ...]:
+        return tuple(self._compact.versions[path] for path in paths)
+
+    def _new_name(self) -> bytes:
+        return f"values {next(self._names)}".encode()
+
+    @contextmanager
+    def _within(self, extent: _Extent) -> Iterator[None]:
+        self._extent = extent
+        try:
+            yield
+        finally:
+            self._extent = _Extent()
