@@ -178,8 +178,8 @@ class CompactNetwork:
             count_channels(compact, depthwise=is_depthwise(complete))
 
     def _put(self, module: nn.Module, name: str, tensor: Tensor) -> None:
-        if name not in module._parameters:
-            setattr(module, name, tensor)
+        if name in module._buffers:
+            module._buffers[name] = tensor  # setattr() looks at far more than this
         elif self._share:  # the parameter object may be the complete network's
             module.register_parameter(name, nn.Parameter(tensor, module.get_parameter(name).requires_grad))
         else:

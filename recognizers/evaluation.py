@@ -1,7 +1,7 @@
 """Running a network over images, measuring the result, and the numerical precision of both."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Literal, get_args
 
 import torch
@@ -37,10 +37,17 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def autocast(precision: Precision, device: torch.device | str) -> torch.autocast:
-    """Return the context in which forward passes run: autocast to bfloat16, or nothing where that is float32."""
-    dtype = resolve_precision(precision, device)
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+@contextmanager
+def autocast(precision: Precision, device: torch.device | str) -> Iterator[None]:
+    """Run forward passes in a precision: with autocast to bfloat16, or in float32 that is exact."""
+    kind = torch.device(device).type
+    bfloat16 = resolve_precision(precision, device) == torch.bfloat16
+    with ExitStack() as contexts:
+        if kind == "cuda" and not bfloat16:
+            # By default cuDNN rounds the inputs of float32 convolutions to TF32, of 10 bits.
+            contexts.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+        contexts.enter_context(torch.autocast(kind, torch.bfloat16, enabled=bfloat16))
+        yield
 
 
 def network_device(network: nn.Module) -> torch.device:

@@ -76,6 +76,8 @@ class Recognizer:
         )
         self._mask = np.ones(self.n_units, dtype=np.int8)
         self._recovered: np.ndarray | None = None
+        # The mask and the recovered mask that the compact network is at; masks are replaced, never changed.
+        self._settled: tuple[np.ndarray, np.ndarray | None] | None = None
         self._dense: nn.Module | None = None
         self.holder: object = None
 
@@ -201,7 +203,7 @@ class Recognizer:
             if self._remembered() is None:
                 self._settle()
         else:
-            self._engine.follow(self._mask)
+            self._settle()
             self.recovery(self._engine, generator or _fixed_generator())
 
     def accuracy(self, split: Split = "reward") -> float:
@@ -276,7 +278,7 @@ class Recognizer:
         """Back to the base weights, nothing pruned."""
         self._mask, self._recovered = np.ones(self.n_units, dtype=np.int8), None
         if not self.recovery.memoryless:
-            self._engine.follow(self._mask)
+            self._settle()
             self._engine.load_base()
 
     def snapshot(self) -> Snapshot:
@@ -291,6 +293,7 @@ class Recognizer:
         self._mask, self._recovered = snapshot.mask, snapshot.recovered
         if snapshot.values is not None:
             self._engine.restore(snapshot.values)
+            self._settled = self._mask, self._recovered
 
     def load_mask(self, mask: np.ndarray, generator: torch.Generator | None = None) -> None:
         """Base weights under ``mask`` (``[n_units]``, 1 kept), recovered once.
@@ -335,6 +338,9 @@ class Recognizer:
 
     def _settle(self) -> None:
         """Bring the compact network to the state, where that was put off."""
+        if self._settled and self._settled[0] is self._mask and self._settled[1] is self._recovered:
+            return
+        self._settled = None
         if self.recovery.memoryless and self.recovery.changes != "nothing":
             if self._recovered is None:
                 self._engine.load_base()
@@ -342,6 +348,7 @@ class Recognizer:
                 self._engine.follow(self._recovered)
                 self.recovery(self._engine, _fixed_generator())
         self._engine.follow(self._mask)
+        self._settled = self._mask, self._recovered
 
     def _without(self, units: np.ndarray) -> np.ndarray:
         units = np.asarray(units, dtype=np.int64)
@@ -379,6 +386,7 @@ class Recognizer:
         with self._engine.reaching(stage):
             self._settle()
             self._engine.reach()
+        self._settled = None  # recovered as far as the stage
 
 
 def _fixed_generator() -> torch.Generator:

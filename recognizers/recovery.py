@@ -111,10 +111,10 @@ class BatchNormRecovery(Recovery):
 
 
 class FinetuneRecovery(Recovery):
-    """The original method: a few mini-batches of SGD, between two recalibrations of the batch norms.
+    """The original method: a few mini-batches of SGD, then a recalibration of the batch norms.
 
     Running statistics lag behind the weights, so retraining without recalibration is worse than recalibration
-    alone; before the steps it keeps the first gradients sane.
+    alone. Before the steps it would change nothing: they normalise by the statistics of their own batches.
     """
 
     kind: Literal["finetune"] = "finetune"
@@ -123,7 +123,7 @@ class FinetuneRecovery(Recovery):
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD; starts afresh at each recovery")
     weight_decay: float = Field(5e-4, ge=0, description="L2 penalty of SGD")
     batch_size: int = Field(128, ge=2, description="images per mini-batch")
-    images: int = Field(512, ge=2, description="calibration images of the two recalibrations")
+    images: int = Field(512, ge=2, description="calibration images")
     flip: bool = Field(False, description="augment by random horizontal flips")
     padding: int = Field(0, ge=0, description="augment by random crops after padding by this many pixels")
     changes: ClassVar[Changes] = "everything"
@@ -135,8 +135,7 @@ class FinetuneRecovery(Recovery):
         return self.images
 
     def __call__(self, subject: Subject, generator: torch.Generator) -> None:
-        """Recalibrate, retrain, recalibrate."""
-        subject.recalibrate(self.images, self.batch_size)
+        """Retrain, recalibrate."""
         sgd_steps(
             subject.network,
             subject.train.images,
