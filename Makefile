@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test test-all lint format clean install
+.PHONY: quickstart test test-all benchmark lint format clean install
 
 quickstart: $(INSTALLED)
 	$(BIN)/zeroout quickstart
@@ -13,6 +13,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest
+
+benchmark: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from ray.tune.registry import register_env
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from agents.object_store import Publication, fetch
 from agents.r2d2.algorithm import NUM_ENV_STEPS_LIFETIME, NUM_UPDATES_LIFETIME, R2D2, REPLAY_SEQUENCES
 from agents.r2d2.episodes import FinishedEpisode
 from agents.r2d2.exploration import annealed, ladder
@@ -31,7 +32,7 @@ from agents.running import Run, Spent, run_policy
 from agents.selection import candidates, choose
 from envs.episodes import Episode, play, read_episodes, write_episodes
 from envs.pruning import PruningEnv
-from envs.tasks import TaskConfig
+from envs.tasks import TaskConfig, make_recognizer
 from recognizers.errors import FileError
 from recognizers.files import read_json, read_text, write_json, write_text
 from recognizers.settings import find, override, read_yaml, validate
@@ -44,10 +45,16 @@ RECENT = 20
 
 
 def make_env(config: dict[str, Any]) -> PruningEnv:
-    """An environment in a runner, from plain values."""
+    """An environment in a runner, from plain values.
+
+    Args:
+        config: ``task``, the settings; ``baseline``, the name under which the task's baseline is published.
+    """
     # Runners share the machine's cores among themselves; a thread pool in each would only fight for them.
     torch.set_num_threads(1)
-    return PruningEnv(validate(TaskConfig, config["task"], "task"), action_mask=True)
+    task = validate(TaskConfig, config["task"], "task")
+    recognizer = make_recognizer(task, baseline=fetch(config["baseline"]))
+    return PruningEnv(task, recognizer=recognizer, action_mask=True)
 
 
 def start_ray(address: str | None = None) -> None:
@@ -76,8 +83,8 @@ class ControllerTraining:
     Args:
         controller: settings of what to train.
         run: where.
-        env: an environment of the task in this process, for evaluations and the choice of masks; its task names
-            weights that every runner can read.
+        env: an environment of the task in this process, for evaluations and the choice of masks; runners share its
+            data and base weights.
         seed: of the controller, its exploration, its replay and the environments.
         resume: go on from the run's last checkpoint.
         progress: show a progress bar.
@@ -105,13 +112,19 @@ class ControllerTraining:
         if resume:
             self._read_progress()
         register_env(RLLIB_ENV, make_env)
-        config = controller.to_config(
-            RLLIB_ENV,
-            {"task": env.task.model_dump(mode="json")},
-            action_table=action_table_of(env),
-            seed=seed,
-        )
-        self.algorithm = R2D2(config=config)
+        self._published = Publication(env.recognizer, to_runners=controller.sampling.num_env_runners > 0)
+        try:
+            self.algorithm = R2D2(
+                config=controller.to_config(
+                    RLLIB_ENV,
+                    {"task": env.task.model_dump(mode="json"), "baseline": self._published.name},
+                    action_table=action_table_of(env),
+                    seed=seed,
+                )
+            )
+        except BaseException:
+            self._published.close()
+            raise
         if self.progress.checkpoint:
             self._restore(run.checkpoints / self.progress.checkpoint)
 
@@ -162,8 +175,11 @@ class ControllerTraining:
         )
 
     def stop(self) -> None:
-        """Stop runners and learner."""
-        self.algorithm.stop()
+        """Stop runners and learner, and withdraw what was published for them."""
+        try:
+            self.algorithm.stop()
+        finally:
+            self._published.close()
 
     def _restore(self, checkpoint: Path) -> None:
         try:

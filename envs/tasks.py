@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from envs.actions import ActionsConfig
 from envs.objectives import AnyObjective, Tolerance
+from recognizers.baseline import Baseline
 from recognizers.config import DataConfig, RecognizerConfig, build_recognizer
 from recognizers.recognizer import Recognizer
 from recognizers.recovery import AnyRecovery, BatchNormRecovery
@@ -47,7 +48,13 @@ def load_task(name: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Ta
 
 
 def make_recognizer(
-    task: TaskConfig, *, progress: bool = False, on_epoch: Callable[[EpochRecord], None] | None = None
+    task: TaskConfig,
+    *,
+    baseline: Baseline | None = None,
+    progress: bool = False,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> Recognizer:
     """The recognizer of a task, with trained weights; see :func:`recognizers.config.build_recognizer`."""
-    return build_recognizer(task.recognizer, task.data, task.recovery, progress=progress, on_epoch=on_epoch)
+    return build_recognizer(
+        task.recognizer, task.data, task.recovery, baseline=baseline, progress=progress, on_epoch=on_epoch
+    )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Literal
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from recognizers.evaluation import Precision, accuracy, predict, resolve_precisi
 from recognizers.execution.stages import Stage, cut
 from recognizers.masks import weights_sha256
 from recognizers.recovery import Recovery
+from recognizers.training import EpochRecord
 from recognizers.units import UnitTable
 
 Split = Literal["train", "reward", "selection", "test"]
@@ -41,6 +44,12 @@ class Baseline:
         device: where to compute; CUDA where present by default.
         blueprint: how the network was created, for files; None for a network of the caller's own.
         table: the network's units, where they are known already.
+        inputs: images that are prepared already, see :attr:`inputs`; those of another type or place are left aside.
+        history: of the training, where the weights were trained on the spot.
+
+    Attributes:
+        inputs: images as the network takes them, ``[N, C, H, W]``, by what they are for; prepared when asked for.
+        engines: what runs its compact networks now.
     """
 
     def __init__(
@@ -54,10 +63,12 @@ class Baseline:
         device: torch.device | None = None,
         blueprint: Blueprint | None = None,
         table: UnitTable | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+        history: tuple[EpochRecord, ...] = (),
     ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.splits, self.normalization, self._blueprint = splits, normalization, blueprint
-        self.precision = precision
+        self.precision, self.history = precision, history
         network = make_plain(network).to(self.device).eval()
         example = normalization.normalize(splits.train.images[:2].to(self.device))
         self.network = network
@@ -65,9 +76,14 @@ class Baseline:
         self.costs = CostModel(network, self.table, example)
         self.stages: tuple[Stage, ...] = cut(network, example)
         self.batch_size = batch_size or self._cached_images()
-        self._calibration: dict[int, Tensor] = {}
+        self.inputs: dict[str, Tensor] = {
+            name: images
+            for name, images in (inputs or {}).items()
+            if images.dtype == self.dtype and images.device.type == self.device.type
+        }
         self.accuracies: dict[Split, float] = {}
         self._memos: dict[Recovery, Memo] = {}
+        self.engines = WeakSet[object]()
 
     @property
     def architecture(self) -> str:
@@ -103,18 +119,26 @@ class Baseline:
         """What reward and recovery passes compute in."""
         return resolve_precision(self.precision, self.device)
 
-    @cached_property
+    @property
     def reward(self) -> tuple[Tensor, ...]:
         """The images of the reward split in batches of nearly equal size, as the network takes them."""
-        images = self.splits.reward.images
-        return self._inputs(images).tensor_split(max(1, round(len(images) / self.batch_size)))
+        images = self._reward_inputs()
+        return images.tensor_split(max(1, round(len(images) / self.batch_size)))
 
     def calibration(self, count: int) -> Tensor:
         """A fixed seeded subset of ``count`` training images, as the network takes them, ``[count, C, H, W]``."""
-        if count not in self._calibration:
+
+        def choose() -> Tensor:
             chosen = np.random.default_rng(0).permutation(len(self.splits.train.images))[:count]
-            self._calibration[count] = self._inputs(self.splits.train.images[torch.from_numpy(chosen)])
-        return self._calibration[count]
+            return self.splits.train.images[torch.from_numpy(chosen)]
+
+        return self._prepared(f"calibration {count}", choose)
+
+    def prepare(self, recovery: Recovery) -> None:
+        """Prepare all images that recognizers with this recovery take in."""
+        self._reward_inputs()
+        if recovery.calibration_images:
+            self.calibration(recovery.calibration_images)
 
     def memo(self, recovery: Recovery) -> Memo:
         """Reward accuracies that were measured after this recovery."""
@@ -133,8 +157,16 @@ class Baseline:
         )
         return accuracy(logits, labels)
 
-    def _inputs(self, images: Tensor) -> Tensor:
-        return to_inputs(images.to(self.device), self.normalization, self.precision).to(self.dtype)
+    def _reward_inputs(self) -> Tensor:
+        return self._prepared("reward", lambda: self.splits.reward.images)
+
+    def _prepared(self, name: str, images: Callable[[], Tensor]) -> Tensor:
+        if name not in self.inputs:
+            # Whoever asks first may be in inference mode, whose tensors cannot be used for gradients later.
+            with torch.inference_mode(False):
+                on_device = images().to(self.device)
+                self.inputs[name] = to_inputs(on_device, self.normalization, self.precision).to(self.dtype)
+        return self.inputs[name]
 
     def _cached_images(self) -> int:
         """As many images as keep what the widest operation reads and writes within half of the last-level cache."""

@@ -126,19 +126,12 @@ class CompactNetwork:
                 tensor.copy_(values[name])
         self.touch(self.paths())
 
-    def scatter(self, network: nn.Module, *, statistics_only: bool = False) -> None:
-        """Write the values into a network like the complete one; where units are removed it keeps its own.
-
-        Args:
-            network: to write into.
-            statistics_only: only the buffers (batch-norm statistics).
-        """
+    def scatter(self, network: nn.Module) -> None:
+        """Write the values into a network like the complete one; where units are removed it keeps its own."""
         with torch.no_grad():
             for path, module in self._complete.named_modules():
                 target_module, kept = network.get_submodule(path), self._kept.get(path, (None, None))
                 for name, value in _tensors(self.module.get_submodule(path)):
-                    if statistics_only and isinstance(value, nn.Parameter):
-                        continue
                     rows, columns = tensor_indices(module, name, kept)
                     target = getattr(target_module, name)
                     if rows is None and columns is None:

@@ -1,5 +1,6 @@
 """Settings of a recognizer and of its data, and how one is built from them."""
 
+import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 
 from recognizers.baseline import Baseline
 from recognizers.blueprint import Blueprint
-from recognizers.data import Normalization, Splits, load_dataset, split
+from recognizers.data import Normalization, Splits, dataset_files, load_dataset, split
 from recognizers.errors import FileError, WeightsError
 from recognizers.evaluation import Precision
 from recognizers.files import read_tensors, write_tensors
 from recognizers.recognizer import DEFAULT_CACHE_MEGABYTES, Recognizer
 from recognizers.recovery import Recovery
+from recognizers.sharing import fingerprint, shared
 from recognizers.training import EpochRecord, TrainingConfig, train
 
 WEIGHTS_VARIABLE = "ZEROOUT_WEIGHTS_DIR"
@@ -37,6 +39,12 @@ class DataConfig(BaseModel):
         0.5, gt=0, lt=1, description="share of the held-out images that only chooses among finished masks"
     )
     seed: int = Field(0, ge=0, description="of the division")
+    validation_images: int | None = Field(
+        None,
+        ge=1,
+        description="measure reward accuracies on so many images of the reward split, a fixed stratified subset; "
+        "default: all",
+    )
     mean: tuple[float, ...] | None = Field(
         None, description="input mean per channel, of values in 0..1; default: data's"
     )
@@ -66,10 +74,15 @@ class RecognizerConfig(BaseModel):
         None, ge=1, description="images per forward pass; default: as many as fit the processor's cache"
     )
     cache_megabytes: int = Field(
-        DEFAULT_CACHE_MEGABYTES, ge=0, description="memory per environment for tensors kept between steps"
+        DEFAULT_CACHE_MEGABYTES,
+        ge=0,
+        description="memory for tensors kept between steps, of all environments of a task in a process",
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of the process; small networks run fastest on one; default: PyTorch's"
+        None,
+        ge=1,
+        description="CPU threads of the process; small networks run fastest on one; default: PyTorch's; "
+        "a forked process always has one",
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="how the weights are trained")
     finetuning: TrainingConfig = Field(
@@ -91,7 +104,13 @@ class Ingredients:
 def prepare(config: RecognizerConfig, data: DataConfig) -> Ingredients:
     """Load and divide the data, and create the network with fresh weights (seeded by the training seed)."""
     dataset = load_dataset(data.spec, root=Path(data.root) if data.root else None, download=data.download)
-    splits = split(dataset, held_out=data.held_out, selection_share=data.selection_share, seed=data.seed)
+    splits = split(
+        dataset,
+        held_out=data.held_out,
+        selection_share=data.selection_share,
+        seed=data.seed,
+        validation_images=data.validation_images,
+    )
     normalization = Normalization(data.mean, data.std) if data.mean and data.std else Normalization.of(splits.train[0])
     blueprint = Blueprint(config.architecture, dataset.classes, dataset.image_shape[0], config.arguments)
     with torch.random.fork_rng(devices=[]):
@@ -105,45 +124,96 @@ def build_recognizer(
     data: DataConfig,
     recovery: Recovery,
     *,
+    baseline: Baseline | None = None,
     progress: bool = False,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> Recognizer:
     """The recognizer that the settings describe, with trained weights.
 
+    In one process, recognizers share their baseline where equal settings give an equal one.
+
     Args:
         config: the network.
         data: its data.
         recovery: what it does after units were zeroed out.
+        baseline: the one of these settings, where it exists already.
         progress: show a progress bar where weights are trained on demand.
-        on_epoch: called with every epoch of that training.
+        on_epoch: called with every epoch of that training, be it now or for another recognizer before.
 
     Raises:
         DataError: the data are missing or malformed.
         WeightsError: the weights are missing or do not fit.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    _set_threads(config.threads)
+    if baseline is None:
+        reported: list[EpochRecord] = []
+
+        def report(record: EpochRecord) -> None:
+            reported.append(record)
+            if on_epoch is not None:
+                on_epoch(record)
+
+        baseline = shared(
+            _baseline_key(config, data), lambda: _build_baseline(config, data, progress=progress, on_epoch=report)
+        )
+        for record in baseline.history[len(reported) :]:
+            report(record)
+    return Recognizer(baseline, recovery=recovery, cache_megabytes=config.cache_megabytes)
+
+
+def _build_baseline(
+    config: RecognizerConfig, data: DataConfig, *, progress: bool, on_epoch: Callable[[EpochRecord], None]
+) -> Baseline:
     parts = prepare(config, data)
     path = find_weights(config)
+    history: tuple[EpochRecord, ...] = ()
     if path is not None:
         load_weights(parts.network, path, config.architecture)
     elif config.train_on_demand:
-        train(parts.network, parts.splits, parts.normalization, config.training, progress=progress, on_epoch=on_epoch)
+        history = train(
+            parts.network, parts.splits, parts.normalization, config.training, progress=progress, on_epoch=on_epoch
+        ).history
     else:
         raise WeightsError(
             f"{config.architecture} on {data.spec} needs trained weights: pass --weights PATH, put "
             f"{config.architecture}.safetensors into ${WEIGHTS_VARIABLE}, or train them with "
             "`zeroout recognizer train`"
         )
-    baseline = Baseline(
+    return Baseline(
         parts.network,
         parts.splits,
         parts.normalization,
         precision=config.precision,
         batch_size=config.batch_size,
         blueprint=parts.blueprint,
+        history=history,
     )
-    return Recognizer(baseline, recovery=recovery, cache_megabytes=config.cache_megabytes)
+
+
+def _baseline_key(config: RecognizerConfig, data: DataConfig) -> str:
+    """Equal for settings that give equal baselines, as long as the files that they name are not changed."""
+    root = Path(data.root) if data.root else None
+    if data.download and not dataset_files(data.spec, root=root):
+        load_dataset(data.spec, root=root, download=True)  # so that its files are there to be named
+    files, weights = dataset_files(data.spec, root=root), find_weights(config)
+    decisive = {"architecture", "arguments", "precision", "batch_size"}
+    if weights is None:
+        decisive.add("training")
+    settings = [config.model_dump(include=decisive), data.model_dump(exclude={"root", "download"})]
+    return fingerprint(settings, [*files, weights] if weights else files)
+
+
+def _set_threads(threads: int | None) -> None:
+    """Set the CPU threads of the process, where it is asked for; a forked process has one.
+
+    OpenMP cannot start its threads in a process that multiprocessing has forked from one where they ran: the first
+    parallel loop would wait for them forever.
+    """
+    process = multiprocessing.current_process()
+    if "fork" in multiprocessing.get_all_start_methods():
+        threads = 1 if isinstance(process, multiprocessing.get_context("fork").Process) else threads
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def find_weights(config: RecognizerConfig) -> Path | None:

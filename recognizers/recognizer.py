@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class Recognizer:
     Args:
         baseline: the network before pruning, with its data; recognizers may share one.
         recovery: what to do after units were zeroed out.
-        cache_megabytes: memory that tensors kept between steps may take.
+        cache_megabytes: memory that tensors kept between steps may take, in all recognizers of the baseline together.
     """
 
     def __init__(
@@ -66,8 +67,8 @@ class Recognizer:
     ) -> None:
         self.baseline = baseline
         self.recovery = recovery or NoRecovery()
-        self._shares = self.recovery.changes != "everything"
-        self._compact = CompactNetwork(baseline.network, baseline.table, share=self._shares)
+        shares = self.recovery.changes != "everything"
+        self._compact = CompactNetwork(baseline.network, baseline.table, share=shares)
         self._engine = Engine(
             baseline,
             self._compact,
@@ -78,8 +79,17 @@ class Recognizer:
         self._recovered: np.ndarray | None = None
         # The mask and the recovered mask that the compact network is at; masks are replaced, never changed.
         self._settled: tuple[np.ndarray, np.ndarray | None] | None = None
-        self._dense: nn.Module | None = None
-        self.holder: object = None
+        self._holder: weakref.ref[object] | None = None
+
+    @property
+    def holder(self) -> object:
+        """The environment that reset it last, while that exists."""
+        return self._holder and self._holder()
+
+    @holder.setter
+    def holder(self, environment: object) -> None:
+        # Weakly: the environment holds the recognizer, and with a cycle neither would go when it is no longer used.
+        self._holder = weakref.ref(environment)
 
     # --- what it is ---
 
@@ -147,23 +157,13 @@ class Recognizer:
 
     @property
     def network(self) -> nn.Module:
-        """The complete network with ZeroOut layers under the current mask, for looking at: changes have no effect.
-
-        It is the same object each time, brought up to date. Removed units have their base values.
-        """
+        """A complete network of its own with ZeroOut layers, under the current mask. Removed units have base values."""
         self._settle()
-        if self._dense is None:
-            base = self.baseline.network
-            shared = {id(parameter): parameter for parameter in base.parameters()} if self._shares else {}
-            self._dense = copy.deepcopy(base, shared)  # type: ignore[arg-type]  # annotated too narrowly
-            insert_zero_outs(self._dense, self.table)
-        base_state = self.base_state
-        for name, tensor in self._dense.state_dict().items():
-            if tensor.data_ptr() != base_state[name].data_ptr():
-                tensor.copy_(base_state[name])
-        self._compact.scatter(self._dense, statistics_only=self._shares)
-        set_mask(self._dense, self._mask)
-        return self._dense
+        network = copy.deepcopy(self.baseline.network)
+        insert_zero_outs(network, self.table)
+        self._compact.scatter(network)
+        set_mask(network, self._mask)
+        return network
 
     @property
     def cost(self) -> Cost:
@@ -204,7 +204,11 @@ class Recognizer:
                 self._settle()
         else:
             self._settle()
-            self.recovery(self._engine, generator or _fixed_generator())
+            try:
+                self.recovery(self._engine, generator or _fixed_generator())
+            except BaseException:
+                self._engine.changed()  # it may have been on its way
+                raise
 
     def accuracy(self, split: Split = "reward") -> float:
         """Fraction of the split's images that the network under the current mask classifies rightly.
@@ -267,9 +271,11 @@ class Recognizer:
         known = self.baseline.accuracies
         if split not in known:
             state = self.snapshot()
-            self.reset()
-            known[split] = self.accuracy(split)
-            self.restore(state)
+            try:
+                self.reset()
+                known[split] = self.accuracy(split)
+            finally:
+                self.restore(state)
         return known[split]
 
     # --- coming back ---

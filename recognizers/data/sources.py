@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +53,26 @@ def load_dataset(spec: str, *, root: Path | None = None, download: bool = False)
     raise UnknownNameError("data set", spec, ["digits", *_NAMED, *(f"{known}:PATH" for known in _PATH_KINDS)])
 
 
+def dataset_files(spec: str, *, root: Path | None = None) -> list[Path]:
+    """The files from which :func:`load_dataset` may read a data set, as far as they exist.
+
+    Args:
+        spec: as there; one that is wrong has no files.
+        root: as there.
+    """
+    kind, _, path = spec.partition(":")
+    if kind in _PATH_KINDS:
+        places = [Path(path)] if path else []
+    elif kind in _NAMED:
+        places = [_data_root(root) / f"{kind}.npz", _data_root(root) / _NAMED[kind].folder]
+        if kind == "fashion_mnist":
+            places.append(DEBIAN_FASHION_MNIST)
+    else:
+        places = []
+    found = (place.rglob("*") if place.is_dir() else [place] for place in places)
+    return sorted(path for paths in found for path in paths if path.is_file())
+
+
 def _data_root(root: Path | None) -> Path:
     return Path(root or os.environ.get(DATA_DIR_VARIABLE) or "data")
 
@@ -77,7 +97,7 @@ def _load_digits() -> Dataset:
 
 def _load_named(name: str, root: Path, download: bool) -> Dataset:
     archive = root / f"{name}.npz"
-    fetch, class_names = _NAMED[name]
+    fetch, _, class_names = _NAMED[name]
     looked = [str(archive), f"{root} (torchvision's layout)"]
     if archive.is_file():
         return read_npz(archive, name=name, class_names=class_names)
@@ -148,9 +168,22 @@ def _debian_fashion_mnist() -> Dataset:
     return Dataset("fashion_mnist", *read("train"), *read("t10k"), classes=10, class_names=_FASHION_CLASSES)
 
 
-# Name -> (reader of torchvision's layout, called with root and download; class names, where an npz needs them)
-_NAMED: dict[str, tuple[Callable[[Path, bool], Dataset], tuple[str, ...] | None]] = {
-    "cifar10": (_cifar10, _CIFAR10_CLASSES),
-    "cifar100": (_cifar100, None),
-    "fashion_mnist": (_fashion_mnist, _FASHION_CLASSES),
+class _Named(NamedTuple):
+    """Where a named data set comes from.
+
+    Attributes:
+        fetch: reader of torchvision's layout, called with root and download.
+        folder: where that layout has its files, in the root.
+        class_names: where an npz needs them.
+    """
+
+    fetch: Callable[[Path, bool], Dataset]
+    folder: str
+    class_names: tuple[str, ...] | None
+
+
+_NAMED = {
+    "cifar10": _Named(_cifar10, "cifar-10-batches-py", _CIFAR10_CLASSES),
+    "cifar100": _Named(_cifar100, "cifar-100-python", None),
+    "fashion_mnist": _Named(_fashion_mnist, "FashionMNIST", _FASHION_CLASSES),
 }

@@ -1,6 +1,6 @@
 """Splitting held-out data off the training data, stratified by class and seeded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +42,14 @@ class Splits:
         return Splits(self.train.to(device), self.reward.to(device), self.selection.to(device), self.test.to(device))
 
 
-def split(dataset: Dataset, *, held_out: float = 0.05, selection_share: float = 0.5, seed: int = 0) -> Splits:
+def split(
+    dataset: Dataset,
+    *,
+    held_out: float = 0.05,
+    selection_share: float = 0.5,
+    seed: int = 0,
+    validation_images: int | None = None,
+) -> Splits:
     """Divide a data set into its four parts.
 
     Args:
@@ -50,9 +57,11 @@ def split(dataset: Dataset, *, held_out: float = 0.05, selection_share: float = 
         held_out: fraction of the training images that is held out (unused with own validation data).
         selection_share: fraction of the held-out data that goes to ``selection``; the rest goes to ``reward``.
         seed: the same seed gives the same parts.
+        validation_images: of the ``reward`` split, only a stratified subset of so many images is kept; the other splits
+            are the same with and without. All are kept by default.
 
     Raises:
-        ConfigurationError: a fraction is not between 0 and 1.
+        ConfigurationError: a fraction is not between 0 and 1, or the reward split has less than the images asked for.
         DataError: the data are too few, so that a part would be empty.
     """
     for name, fraction in (("held_out", held_out), ("selection_share", selection_share)):
@@ -72,7 +81,9 @@ def split(dataset: Dataset, *, held_out: float = 0.05, selection_share: float = 
                 f"{dataset.name}: the {name} split would be empty (held_out={held_out}, "
                 f"selection_share={selection_share}, {len(dataset.train_labels)} training images)"
             )
-    return splits
+    if validation_images is None:
+        return splits
+    return replace(splits, reward=_subset(reward, validation_images, generator, dataset.name))
 
 
 def stratified_choice(labels: torch.Tensor, fraction: float, generator: np.random.Generator) -> torch.Tensor:
@@ -108,3 +119,14 @@ def _divide(examples: Examples, fraction: float, generator: np.random.Generator)
         Examples(examples.images[~chosen], examples.labels[~chosen]),
         Examples(examples.images[chosen], examples.labels[chosen]),
     )
+
+
+def _subset(reward: Examples, count: int, generator: np.random.Generator, name: str) -> Examples:
+    """A stratified choice of ``count`` examples."""
+    available = len(reward.labels)
+    if not 1 <= count <= available:
+        raise ConfigurationError(
+            f"{name}: validation_images={count}, but the reward split has {available} images: ask for 1 to "
+            f"{available}, or hold out more (held_out, selection_share)"
+        )
+    return _divide(reward, count / available, generator)[1]

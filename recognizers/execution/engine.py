@@ -58,7 +58,7 @@ class Engine(Subject):
     Args:
         baseline: of the network.
         compact: the network.
-        cache_bytes: memory that tensors kept between stages may take.
+        cache_bytes: memory that tensors kept between stages may take, in all engines of the baseline together.
         calibration_images: training images that recalibrations will run over.
     """
 
@@ -67,9 +67,12 @@ class Engine(Subject):
     ) -> None:
         self._baseline, self._compact = baseline, compact
         stages = baseline.stages
+        versions = compact.versions
         self._modules = [stage.module(compact.module) for stage in stages]
         self._fused = [
-            compact.module if stage.graph is None else fuse(stage.graph, compact.module, self._version, baseline.dtype)
+            compact.module
+            if stage.graph is None
+            else fuse(stage.graph, compact.module, lambda part: [versions[path] for path in part], baseline.dtype)
             for stage in stages
         ]
         paths = [sorted(stage.paths) for stage in stages]
@@ -82,13 +85,9 @@ class Engine(Subject):
                 self._stages_of_path.setdefault(path, set()).add(index)
         self._keys = Keys(stages, baseline.table)
         self.first_stages = self._keys.first_stages(baseline.table.n_units)
-        self._kept = choose_boundaries(
-            stages,
-            self.first_stages,
-            bytes_per_number=baseline.dtype.itemsize,
-            images=len(baseline.splits.reward.images) + calibration_images,
-            budget=cache_bytes,
-        )
+        self._cache_bytes, self._calibration_images = cache_bytes, calibration_images
+        self._kept, self._sharers = frozenset[int](), 0
+        baseline.engines.add(self)
         self._inference: StagedPass | None = None
         self._calibrations: dict[tuple[int, int], StagedPass] = {}
         self._weights, self._statistics = BASE, [BASE] * len(stages)
@@ -164,13 +163,15 @@ class Engine(Subject):
         first = next(wrong, stop)
         if first == stop and not extent.pin:
             return
+        self._share_memory()
         calibration = self._calibration(images, batch_size)
         start = calibration.start(keys, first)
         paths = [path for part in self._norm_paths[start:stop] for path in part]
         norms = batch_norms(self.network.get_submodule(path) for path in paths)
+        self._compact.touch(paths)
+        self._statistics[start:stop] = [self._new_name()] * (stop - start)  # until all has gone well
         with recalibrating(norms), autocast(self.precision, self.device):
             calibration.advance(keys, start, stop, keep=extent.keep, pin=extent.pin)
-        self._compact.touch(paths)
         self._statistics[start:stop] = keys[start:stop]
 
     # --- measuring ---
@@ -216,11 +217,9 @@ class Engine(Subject):
         stop = len(self._fused) if self._extent.stop is None else self._extent.stop
         names = [self._weights + b" " + name for name in self._statistics]
         keys = self._keys(self._compact.mask, names)
+        self._share_memory()
         if self._inference is None:
-            kept = self._kept | {len(self._fused)}
-            self._inference = StagedPass(
-                self._baseline.reward, lambda stage, features: self._fused[stage](features), kept
-            )
+            self._inference = StagedPass(self._baseline.reward, self._fused, self._kept | {len(self._fused)})
         with autocast(self.precision, self.device):
             start = self._inference.start(keys, stop)
             return self._inference.advance(keys, start, stop, keep=self._extent.keep, pin=self._extent.pin)
@@ -228,16 +227,28 @@ class Engine(Subject):
     def _calibration(self, images: int, batch_size: int) -> StagedPass:
         if (images, batch_size) not in self._calibrations:
             batches = calibration_batches(self._baseline.calibration(images), batch_size)
-            self._calibrations[images, batch_size] = StagedPass(
-                batches, lambda stage, features: self._modules[stage](features), self._kept
-            )
+            self._calibrations[images, batch_size] = StagedPass(batches, self._modules, self._kept)
         return self._calibrations[images, batch_size]
+
+    def _share_memory(self) -> None:
+        """Choose the boundaries to keep anew where the number of engines that share the memory has changed."""
+        if self._sharers == (sharers := len(self._baseline.engines)):
+            return
+        self._sharers = sharers
+        self._kept = choose_boundaries(
+            self._baseline.stages,
+            self.first_stages,
+            bytes_per_number=self._baseline.dtype.itemsize,
+            images=len(self._baseline.splits.reward.images) + self._calibration_images,
+            budget=self._cache_bytes // sharers,
+        )
+        for calibration in self._calibrations.values():
+            calibration.keep(self._kept)
+        if self._inference:
+            self._inference.keep(self._kept | {len(self._fused)})
 
     def _passes(self) -> list[StagedPass]:
         return [*self._calibrations.values(), *([self._inference] if self._inference else [])]
-
-    def _version(self, paths: tuple[str, ...]) -> tuple[int, ...]:
-        return tuple(self._compact.versions[path] for path in paths)
 
     def _new_name(self) -> bytes:
         return f"values {next(self._names)}".encode()

@@ -114,7 +114,7 @@ def fuse(
     attributes = {str(node.target): _attribute(network, node.target) for node in result.nodes if node.op == "get_attr"}
     for node in list(result.nodes):
         convolution = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(convolution, nn.Conv2d) or not _plain(convolution):
+        if type(convolution) is not nn.Conv2d or not _is_fusible(convolution):
             continue
         fused, norm, other, relu = [node], None, None, False
         paths: tuple[str, ...] = (str(node.target),)
@@ -152,8 +152,14 @@ def _attribute(network: nn.Module, target: object) -> Any:
     return getattr(network.get_submodule(path), name)
 
 
-def _plain(convolution: nn.Conv2d) -> bool:
-    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+def _is_fusible(convolution: nn.Conv2d) -> bool:
+    return (
+        convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str) and not _is_hooked(convolution)
+    )
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
@@ -161,12 +167,18 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _is_foldable(module: nn.Module | None, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
+    return (
+        node.op == "call_module"
+        and type(module) is nn.BatchNorm2d
+        and module.running_mean is not None
+        and not _is_hooked(module)
+    )
 
 
 def _is_relu(modules: dict[str, nn.Module], node: fx.Node) -> bool:
     if node.op == "call_module":
-        return type(modules.get(str(node.target))) is nn.ReLU
+        module = modules[str(node.target)]
+        return type(module) is nn.ReLU and not _is_hooked(module)
     return node.op in ("call_function", "call_method") and node.target in _RELUS
 
 

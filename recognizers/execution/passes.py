@@ -11,8 +11,8 @@ from torch import Tensor
 from recognizers.execution.stages import Stage
 from recognizers.units import UnitTable
 
-Run = Callable[[int, Tensor], Tensor]
-"""From the number of a stage and the tensor before it to the tensor behind it."""
+Run = Callable[[Tensor], Tensor]
+"""From the tensor before a stage to the tensor behind it."""
 
 
 class Keys:
@@ -57,12 +57,12 @@ class StagedPass:
 
     Args:
         batches: the inputs, each ``[N, C, H, W]``.
-        run: runs a stage.
+        stages: each maps the tensor before it to the tensor behind it.
         kept: the boundaries whose tensors are kept.
     """
 
-    def __init__(self, batches: Sequence[Tensor], run: Run, kept: frozenset[int]) -> None:
-        self._batches, self._run, self._kept = list(batches), run, kept
+    def __init__(self, batches: Sequence[Tensor], stages: Sequence[Run], kept: frozenset[int]) -> None:
+        self._batches, self._stages, self._kept = list(batches), stages, kept
         self._values: dict[int, tuple[bytes, list[Tensor]]] = {}
 
     def start(self, keys: Sequence[bytes], stop: int) -> int:
@@ -94,7 +94,7 @@ class StagedPass:
         for batch in tensors:
             tensor = batch
             for stage in range(start, stop):
-                tensor = self._run(stage, tensor)
+                tensor = self._stages[stage](tensor)
                 if stage + 1 in fresh:
                     fresh[stage + 1].append(tensor)
             results.append(tensor)
@@ -102,8 +102,14 @@ class StagedPass:
             self._values[boundary] = (keys[boundary - 1], values)
         return results
 
+    def keep(self, kept: frozenset[int]) -> None:
+        """Keep these boundaries from now on."""
+        for boundary in self._kept - kept:
+            self._values.pop(boundary, None)
+        self._kept = kept
+
     def release(self) -> None:
-        """Let go of pinned tensors."""
+        """Let go of tensors at boundaries that are not to be kept."""
         for boundary in [boundary for boundary in self._values if boundary not in self._kept]:
             del self._values[boundary]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from recognizers.evaluation import training_mode
 
@@ -59,7 +60,7 @@ def cut(network: nn.Module, example: Tensor) -> tuple[Stage, ...]:
                 return (whole,)
             sizes = _Sizes(network, graph)
             sizes.run(example)
-            stages = tuple(_stage(source, nodes, sizes) for source, nodes in _segments(network, graph))
+            stages = tuple(_stage(network, source, nodes, sizes) for source, nodes in _segments(network, graph))
             output = example
             for stage in stages:
                 output = stage.module(network)(output)
@@ -70,18 +71,32 @@ def cut(network: nn.Module, example: Tensor) -> tuple[Stage, ...]:
 
 def _trace(network: nn.Module) -> fx.Graph | None:
     """The network's graph; None where it cannot be run in parts."""
-    graph = fx.Tracer().trace(network)
+    graph = _Tracer().trace(network)
     for node in graph.nodes:
         if node.op == "call_function":
             node.target = _OUT_OF_PLACE.get(node.target, node.target)
             if node.kwargs.get("inplace"):
                 node.kwargs = {**node.kwargs, "inplace": False}
         # A tensor that is overwritten could not be kept for the next pass.
-        if node.op == "call_method" and node.target.endswith("_"):
+        name = getattr(node.target, "__name__", node.target)
+        if node.op in ("call_function", "call_method") and name.endswith("_"):
             return None
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     repeated = [network.get_submodule(str(path)) for path, count in calls.items() if count > 1]
     return None if any(True for module in repeated for _ in module.parameters()) else graph
+
+
+class _Tracer(fx.Tracer):
+    """Leaves whole what computes with sliced tensors, or does more than its ``forward`` says."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is called, rather than what it consists of."""
+        hooked = m._forward_hooks or m._forward_pre_hooks
+        return (
+            isinstance(m, nn.Conv2d | nn.Linear | BatchNorm | nn.PReLU)
+            or bool(hooked)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
 
 
 def _segments(network: nn.Module, graph: fx.Graph) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
@@ -102,9 +117,10 @@ def _is_layer(network: nn.Module, node: fx.Node) -> bool:
     return node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), nn.Conv2d | nn.Linear)
 
 
-def _stage(source: fx.Node, nodes: Sequence[fx.Node], sizes: _Sizes) -> Stage:
+def _stage(network: nn.Module, source: fx.Node, nodes: Sequence[fx.Node], sizes: _Sizes) -> Stage:
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     copies[source] = graph.placeholder("features")
+    copies[source].meta = dict(source.meta)
     paths = set()
     for node in nodes:
         for read in node.all_input_nodes:
@@ -113,7 +129,10 @@ def _stage(source: fx.Node, nodes: Sequence[fx.Node], sizes: _Sizes) -> Stage:
                 paths.add(str(read.target).rpartition(".")[0])
         copies[node] = graph.node_copy(node, copies.__getitem__)
         if node.op == "call_module":
-            paths.add(str(node.target))
+            paths |= {
+                f"{node.target}.{path}".rstrip(".")
+                for path, _ in network.get_submodule(str(node.target)).named_modules()
+            }
     graph.output(copies[nodes[-1]])
     return Stage(
         graph,

@@ -1,5 +1,7 @@
 """``zeroout/Pruning-v0`` keeps Gymnasium's contract and its own: what it returns, refuses, probes and repeats."""
 
+import itertools
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from envs import InvalidActionError, PruningEnv, TaskConfig
 from recognizers.errors import ConfigurationError, ZeroOutError
+from recognizers.execution.engine import Engine
 
 MakeEnv = Callable[..., PruningEnv]
 Play = Callable[..., list[tuple[int, dict[str, np.ndarray], float, bool, dict[str, Any]]]]
@@ -156,6 +159,31 @@ class TestGymnasium:
             env.recognizer.mask
         )
         assert min(info["seconds"].zero_out, info["seconds"].recover, info["seconds"].measure) > 0
+
+    def test_standard_error_is_that_of_a_sample(self, make_env: MakeEnv) -> None:
+        env = make_env()
+        images = len(env.recognizer.splits.reward.labels)
+        _, info = env.reset(seed=0)
+        for action in (0, 5):
+            right = info["accuracy"] * images
+            variance = right * (1 - right / images) / images  # of one image
+            assert info["standard_error"] == pytest.approx((variance / images) ** 0.5)
+            assert 0 < info["standard_error"] < 0.05
+            *_, info = env.step(action)
+        assert type(info["standard_error"]) is float
+
+    def test_seconds_by_phase(self, make_env: MakeEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By a clock that moves on by one second whenever it is looked at."""
+        env = make_env()
+        env.reset(seed=0)
+        ticks = itertools.count()
+        monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+        env.probe([0, 1, 2])
+        seconds = env.step(0)[-1]["seconds"]
+        env.probe([1])
+        assert (seconds.zero_out, seconds.recover, seconds.measure, seconds.probe) == (1, 1, 1, 0)
+        total = env.seconds
+        assert (total.zero_out, total.recover, total.measure, total.probe) == (1, 1, 1, 2)
 
     def test_plain_types(self, make_env: MakeEnv) -> None:
         env = make_env()
@@ -357,6 +385,7 @@ class TestProbe:
             assert len({probe.measurement for probe in probes}) > 1
             assert env.probe(valid.tolist()[::-1]) == probes[::-1], "the order does not matter"
             chosen = probes[int(generator.integers(len(probes)))]
+            env.recognizer.forget()  # else the step would look up what the probe left
             _, reward, terminated, _, info = env.step(chosen.action)
             assert env.measurement == chosen.measurement
             assert (info["accuracy"], info["parameter_reduction"], info["macs_reduction"]) == (
@@ -382,6 +411,7 @@ class TestProbe:
         _assert_same(*outcomes)
 
     def test_counts(self, make_env: MakeEnv) -> None:
+        """Each action of a probe is an evaluation, asked before or not; resets are none."""
         env = make_env()
         env.reset(seed=0)
         env.probe([0, 1, 2])
@@ -389,6 +419,42 @@ class TestProbe:
         env.step(0)
         env.reset(seed=1)
         assert (env.evaluations, env.environment_steps) == (4, 1)
+        assert env.probe([]) == []
+        env.probe([2, 1, 2])
+        assert (env.evaluations, env.environment_steps) == (7, 1)
+
+    @pytest.mark.parametrize("recovery", RECOVERIES)
+    def test_the_same_action_twice(self, make_env: MakeEnv, recovery: str) -> None:
+        env = make_env(recovery=recovery)
+        env.reset(seed=0)
+        first, other, again = env.probe([3, 0, 3])
+        assert first == again
+        assert first.action != other.action
+
+    @pytest.mark.parametrize("recovery", RECOVERIES)
+    def test_a_step_that_was_probed_is_measured_again_only_where_it_depends_on_the_way(
+        self, make_env: MakeEnv, monkeypatch: pytest.MonkeyPatch, recovery: str
+    ) -> None:
+        env = make_env(recovery=recovery)
+        env.recognizer.forget()
+        env.reset(seed=0)
+        (probe,) = env.probe([3])
+        measured: list[int] = []
+        logits = Engine.logits
+        monkeypatch.setattr(Engine, "logits", lambda self: measured.append(1) or logits(self))
+        *_, info = env.step(3)
+        assert info["accuracy"] == probe.measurement.accuracy
+        assert len(measured) == (1 if recovery == "finetune" else 0)
+
+    def test_of_a_recognizer_that_another_environment_took_over(self, make_env: MakeEnv) -> None:
+        env = make_env()
+        env.reset(seed=0)
+        other = PruningEnv(task=env.task, recognizer=env.recognizer)
+        other.reset(seed=0)
+        with pytest.raises(ConfigurationError, match="another environment"):
+            env.probe([0])
+        assert env.evaluations == 0
+        assert len(other.probe([0])) == 1
 
     def test_an_invalid_action_among_them_measures_nothing(self, make_env: MakeEnv) -> None:
         env = make_env()

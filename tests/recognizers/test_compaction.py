@@ -142,6 +142,113 @@ class TestFollowing:
                 value.add_(1)
         assert all(torch.equal(before[name], tensor) for name, tensor in small.state_dict().items())
 
+    def test_shrinking_keeps_values_and_what_comes_back_has_base_values(self, small: nn.Module) -> None:
+        table = build_unit_table(small, _images(8, 2))
+        mask = np.ones(table.n_units, dtype=np.int8)
+        follower = CompactNetwork(small, table)
+        with torch.no_grad():
+            for value in follower.module.state_dict().values():
+                value.fill_(9)
+        mask[[0, 7]] = 0
+        assert follower.follow(mask) == set()
+        assert all((value == 9).all() for value in follower.module.state_dict().values())
+        mask[0] = 1
+        assert follower.follow(mask) == {"features.conv1", "features.bn1", "features.conv2"}
+        kept = [0, 1, 3, 4, 5]  # of conv2: unit 7 is still gone
+        assert torch.equal(follower.module.features.conv2.weight, small.features.conv2.weight[kept])
+        assert (follower.module.features.bn2.weight == 9).all()
+
+    def test_versions_tell_every_module_that_changed_and_no_other(
+        self, small: nn.Module, random_mask: Callable[..., np.ndarray]
+    ) -> None:
+        """By them fused weights know that they are out of date; a version too many is work for nothing."""
+        table = build_unit_table(small, _images(8, 2))
+        follower = CompactNetwork(small, table)
+        modules = {path: module for path, module in follower.module.named_modules() if path in table.slots}
+        last = random_mask(table, 0)
+        for seed in range(6):
+            mask = last.copy()
+            units = table.layers[seed % 3].units
+            mask[units] = random_mask(table, seed + 1)[units]
+            before = {path: copy.deepcopy(module.state_dict()) for path, module in modules.items()}
+            versions = follower.versions.copy()
+            follower.follow(mask)
+            for path, module in modules.items():
+                state = module.state_dict()
+                same = all(
+                    value.shape == state[name].shape and torch.equal(value, state[name])
+                    for name, value in before[path].items()
+                )
+                assert (follower.versions[path] == versions[path]) == same, path
+            last = mask
+
+    def test_values_and_back(self, small: nn.Module, random_mask: Callable[..., np.ndarray]) -> None:
+        table = build_unit_table(small, _images(8, 2))
+        follower = CompactNetwork(small, table)
+        mask = random_mask(table, 0)
+        follower.follow(mask)
+        with torch.no_grad():
+            for value in follower.module.state_dict().values():
+                value.add_(1)
+        values = follower.values()
+        expected = copy.deepcopy(values)
+        follower.follow(random_mask(table, 1))
+        versions = follower.versions.copy()
+        follower.restore(mask, values)
+        assert np.array_equal(follower.mask, mask)
+        assert all(follower.versions[path] > versions[path] for path in table.slots)
+        with torch.no_grad():
+            for name, value in follower.module.state_dict().items():
+                assert torch.equal(value, expected[name])
+                value.add_(1)
+        assert all(torch.equal(value, expected[name]) for name, value in values.items()), "they are copies"
+
+
+class TestSharing:
+    def test_tensors_that_are_not_sliced_are_the_complete_networks(self, small: nn.Module) -> None:
+        table = build_unit_table(small, _images(8, 2))
+        follower = CompactNetwork(small, table, share=True)
+        parameters = dict(small.named_parameters())
+
+        def shared() -> set[str]:
+            pairs = follower.module.named_parameters()
+            return {name for name, value in pairs if value.data_ptr() == parameters[name].data_ptr()}
+
+        assert shared() == set(parameters)
+        mask = np.ones(table.n_units, dtype=np.int8)
+        mask[-1] = 0
+        follower.follow(mask)
+        sliced = {"features.conv3.weight", "features.bn3.weight", "features.bn3.bias", "linear.weight"}
+        assert shared() == set(parameters) - sliced
+        follower.follow(np.ones_like(mask))
+        assert shared() == set(parameters)
+
+    def test_statistics_are_its_own_and_nothing_is_written_back(
+        self, small: nn.Module, random_mask: Callable[..., np.ndarray]
+    ) -> None:
+        table = build_unit_table(small, _images(8, 2))
+        before = copy.deepcopy(small.state_dict())
+        follower = CompactNetwork(small, table, share=True)
+        for seed in range(6):
+            follower.follow(random_mask(table, seed) if seed % 3 else np.ones(table.n_units, dtype=np.int8))
+            for buffer in follower.module.buffers():
+                buffer.fill_(7)
+            follower.module.train()(_images(8))
+            if seed == 4:
+                follower.reload()
+        assert all(torch.equal(before[name], tensor) for name, tensor in small.state_dict().items())
+        assert all(parameter.requires_grad for parameter in follower.module.parameters())
+
+    def test_follows_as_one_that_does_not_share(self, small: nn.Module, random_mask: Callable[..., np.ndarray]) -> None:
+        table = build_unit_table(small, _images(8, 2))
+        sharing, other = CompactNetwork(small, table, share=True), CompactNetwork(small, table)
+        for seed in range(8):
+            mask = random_mask(table, seed)
+            sharing.follow(mask)
+            other.follow(mask)
+            state = other.module.state_dict()
+            assert all(torch.equal(value, state[name]) for name, value in sharing.module.state_dict().items())
+
 
 class TestScattering:
     @pytest.fixture
@@ -175,17 +282,6 @@ class TestScattering:
                 changed[...] = True
             assert (value[changed] == 9).all(), name
             assert torch.equal(value[~changed], before[name][~changed]), name
-
-    def test_statistics_only(self, pruned: tuple[nn.Module, CompactNetwork]) -> None:
-        network, follower = pruned
-        before = copy.deepcopy(network.state_dict())
-        follower.scatter(network, statistics_only=True)
-        parameters = dict(network.named_parameters())
-        changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-        assert changed == {name for name in before if name not in parameters}
-        assert (
-            network.features.bn1.running_mean[[1, 3]].tolist() == before["features.bn1.running_mean"][[1, 3]].tolist()
-        )
 
     def test_untouched_round_trip_changes_nothing(
         self, small: nn.Module, random_mask: Callable[..., np.ndarray]

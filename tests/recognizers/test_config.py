@@ -1,7 +1,10 @@
 """A recognizer from its settings: which weights it takes, and what it says when they are missing or do not fit."""
 
+import gc
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,13 +20,17 @@ from recognizers.config import (
     prepare,
     save_weights,
 )
+from recognizers.data import Dataset, load_dataset
+from recognizers.data.formats import read_npz
 from recognizers.errors import ConfigurationError, FileError, WeightsError, ZeroOutError
+from recognizers.recognizer import Recognizer
 from recognizers.recovery import BatchNormRecovery, NoRecovery
-from recognizers.training import TrainingConfig
+from recognizers.training import EpochRecord, TrainingConfig
 
 DATA = DataConfig(spec="digits", held_out=0.4)
 WIDTHS = {"widths": [6, 8, 8]}
 CONVNET = RecognizerConfig(architecture="convnet", arguments=WIDTHS)
+ON_DEMAND = CONVNET.model_copy(update={"train_on_demand": True, "training": TrainingConfig(epochs=2)})
 BLUEPRINT = Blueprint("convnet", 10, 1, WIDTHS)
 
 
@@ -100,10 +107,13 @@ class TestBuild:
         assert recognizer.recovery == BatchNormRecovery(images=32)
 
     def test_trained_on_demand_twice_the_same(self) -> None:
-        settings = CONVNET.model_copy(update={"train_on_demand": True, "training": TrainingConfig(epochs=2)})
-        first, second = (build_recognizer(settings, DATA, NoRecovery()) for _ in range(2))
-        assert first.base_sha256 == second.base_sha256
+        first = build_recognizer(ON_DEMAND, DATA, NoRecovery())
+        sha256, gone = first.base_sha256, weakref.ref(first.baseline)
         assert first.baseline_accuracy("train") > 0.2  # chance is 0.1
+        del first
+        gc.collect()
+        assert gone() is None
+        assert build_recognizer(ON_DEMAND, DATA, NoRecovery()).base_sha256 == sha256
 
     def test_weights_are_preferred_to_training(self, weights: Path, trained: nn.Module) -> None:
         settings = CONVNET.model_copy(update={"train_on_demand": True, "weights": str(weights)})
@@ -117,6 +127,156 @@ class TestBuild:
     def test_configured_weights_that_do_not_exist(self) -> None:
         with pytest.raises(FileError, match="no such file"):
             build_recognizer(CONVNET.model_copy(update={"weights": "no.safetensors"}), DATA, NoRecovery())
+
+
+class TestSharing:
+    """Equal settings stand on one baseline."""
+
+    @pytest.fixture
+    def settings(self, weights: Path) -> RecognizerConfig:
+        return CONVNET.model_copy(update={"weights": str(weights)})
+
+    @pytest.fixture
+    def first(self, settings: RecognizerConfig) -> Recognizer:
+        return build_recognizer(settings, DATA, BatchNormRecovery(images=32))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"cache_megabytes": 0},
+            {"threads": 1},
+            {"finetuning": TrainingConfig(epochs=3)},
+            {"training": TrainingConfig(epochs=3)},  # the weights are given
+            {"train_on_demand": True},
+            {"arguments": {"widths": (6, 8, 8)}},
+        ],
+    )
+    def test_what_leaves_the_baseline_as_it_is(
+        self, first: Recognizer, settings: RecognizerConfig, changes: dict[str, object]
+    ) -> None:
+        second = build_recognizer(settings.model_copy(update=changes), DATA, NoRecovery())
+        assert second is not first
+        assert second.baseline is first.baseline
+
+    @pytest.mark.parametrize("changes", [{"batch_size": 7}, {"precision": "bfloat16"}])
+    def test_other_settings_of_the_network(
+        self, first: Recognizer, settings: RecognizerConfig, changes: dict[str, object]
+    ) -> None:
+        second = build_recognizer(settings.model_copy(update=changes), DATA, NoRecovery())
+        assert second.baseline is not first.baseline
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"seed": 1},
+            {"held_out": 0.3},
+            {"selection_share": 0.4},
+            {"validation_images": 50},
+            {"mean": [0], "std": [1]},
+        ],
+    )
+    def test_other_settings_of_the_data(
+        self, first: Recognizer, settings: RecognizerConfig, changes: dict[str, object]
+    ) -> None:
+        other = DataConfig.model_validate(DATA.model_dump() | changes)
+        assert build_recognizer(settings, other, NoRecovery()).baseline is not first.baseline
+
+    def test_changed_weights(
+        self, first: Recognizer, settings: RecognizerConfig, weights: Path, trained: nn.Module
+    ) -> None:
+        state = {name: tensor + 1 for name, tensor in trained.state_dict().items()}
+        save_weights(weights, state, BLUEPRINT)
+        second = build_recognizer(settings, DATA, NoRecovery())
+        assert torch.equal(second.base_state["linear.bias"], state["linear.bias"])
+        assert torch.equal(first.base_state["linear.bias"], trained.state_dict()["linear.bias"])
+
+    def test_weights_by_another_way(self, first: Recognizer, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+        monkeypatch.setenv(config.WEIGHTS_VARIABLE, str(weights.parent))
+        assert build_recognizer(CONVNET, DATA, NoRecovery()).baseline is first.baseline
+
+    def test_changed_data(self, settings: RecognizerConfig, tmp_path: Path) -> None:
+        path = tmp_path / "digits.npz"
+        data = DataConfig(spec=f"npz:{path}", held_out=0.4)
+        write_digits(path)
+        first = build_recognizer(settings, data, NoRecovery())
+        assert build_recognizer(settings, data, NoRecovery()).baseline is first.baseline
+        write_digits(path, brightness=1)
+        second = build_recognizer(settings, data, NoRecovery())
+        assert not torch.equal(second.splits.train.images, first.splits.train.images)
+
+    def test_a_download_is_shared_with_whoever_finds_the_file(
+        self, settings: RecognizerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def download(spec: str, *, root: Path, download: bool) -> Dataset:
+            path = root / "cifar10.npz"
+            if not path.exists():
+                assert download
+                write_digits(path)
+            return read_npz(path, name=spec)
+
+        monkeypatch.setattr(config, "load_dataset", download)
+        data = DataConfig(spec="cifar10", root=str(tmp_path), download=True, held_out=0.4)
+        first = build_recognizer(settings, data, NoRecovery())
+        monkeypatch.undo()
+        found = build_recognizer(settings, data.model_copy(update={"download": False}), NoRecovery())
+        assert found.baseline is first.baseline
+
+    def test_training_happens_once_and_all_hear_of_it(self) -> None:
+        heard: list[list[EpochRecord]] = [[], [], []]
+        first, second = (build_recognizer(ON_DEMAND, DATA, NoRecovery(), on_epoch=heard[i].append) for i in (0, 1))
+        assert first.baseline is second.baseline
+        assert [record.epoch for record in heard[0]] == [1, 2]
+        assert heard[0] == heard[1]
+        longer = ON_DEMAND.model_copy(update={"training": TrainingConfig(epochs=3)})
+        third = build_recognizer(longer, DATA, NoRecovery(), on_epoch=heard[2].append)
+        assert third.baseline is not first.baseline
+        assert len(heard[2]) == 3
+
+    def test_figures_belong_to_the_recovery(self, first: Recognizer, settings: RecognizerConfig) -> None:
+        second = build_recognizer(settings, DATA, NoRecovery())
+        for recognizer in (first, second):
+            recognizer.zero_out(np.arange(5))
+            recognizer.recover()
+        figures = [recognizer.accuracy() for recognizer in (first, second)]
+        assert figures[0] != figures[1]
+        first.forget()
+        assert [recognizer.accuracy() for recognizer in (first, second)] == figures
+
+
+def test_validation_images_are_all_that_rewards_see(weights: Path) -> None:
+    settings = CONVNET.model_copy(update={"weights": str(weights)})
+    recognizer = build_recognizer(settings, DATA.model_copy(update={"validation_images": 37}), BatchNormRecovery())
+    assert recognizer.logits().shape == (37, 10)
+    assert recognizer.accuracy() * 37 == pytest.approx(round(recognizer.accuracy() * 37))
+    with pytest.raises(ConfigurationError, match=r"validation_images=5000, but the reward split has \d+ images"):
+        build_recognizer(settings, DATA.model_copy(update={"validation_images": 5000}), NoRecovery())
+
+
+def test_threads(weights: Path) -> None:
+    settings = CONVNET.model_copy(update={"weights": str(weights)})
+    before = torch.get_num_threads()
+    try:
+        shared = [
+            build_recognizer(settings.model_copy(update={"threads": threads}), DATA, NoRecovery())
+            for threads in (2, None)
+        ]
+        assert torch.get_num_threads() == 2
+        shared.append(build_recognizer(settings.model_copy(update={"threads": 1}), DATA, NoRecovery()))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert len({id(recognizer.baseline) for recognizer in shared}) == 1
+
+
+def write_digits(path: Path, *, brightness: int = 0) -> None:
+    digits = load_dataset("digits")
+    np.savez(
+        path,
+        train_images=np.minimum(digits.train_images.numpy()[:, 0], 250) + np.uint8(brightness),
+        train_labels=digits.train_labels.numpy(),
+        test_images=digits.test_images.numpy()[:, 0],
+        test_labels=digits.test_labels.numpy(),
+    )
 
 
 class TestLoadWeights:

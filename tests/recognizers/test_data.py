@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from recognizers import data
-from recognizers.data import Dataset, Normalization, Splits, augment, load_dataset, split, stratified_choice
+from recognizers.data import (
+    Dataset,
+    Normalization,
+    Splits,
+    augment,
+    dataset_files,
+    load_dataset,
+    split,
+    stratified_choice,
+)
 from recognizers.data.formats import read_idx
 from recognizers.errors import ConfigurationError, DataError, UnknownNameError
 
@@ -140,12 +149,14 @@ class TestNamed:
         write_idx_set(raw, compress=False)
         dataset = load_dataset("fashion_mnist", root=tmp_path)
         assert dataset.train_images.shape == (5, 1, 4, 3) and dataset.test_labels.tolist() == [9, 8]
+        assert set(raw.iterdir()) <= set(dataset_files("fashion_mnist", root=tmp_path))
 
     def test_debian_layout(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(data.sources, "DEBIAN_FASHION_MNIST", tmp_path)
         write_idx_set(tmp_path, compress=True)
         dataset = load_dataset("fashion_mnist", root=tmp_path / "nothing")
         assert dataset.train_images.shape == (5, 1, 4, 3) and dataset.test_labels.tolist() == [9, 8]
+        assert dataset_files("fashion_mnist", root=tmp_path / "nothing") == sorted(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
         ("spec", "error"),
@@ -180,6 +191,36 @@ def write_idx_set(folder: Path, *, compress: bool) -> None:
             (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
         else:
             (folder / name).write_bytes(idx(array))
+
+
+class TestFiles:
+    """What :func:`dataset_files` names, so that a change on disk is noticed."""
+
+    def test_npz(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.npz"
+        assert dataset_files(f"npz:{path}") == []
+        np.savez(path, **arrays())
+        assert dataset_files(f"npz:{path}") == [path]
+
+    def test_image_folder(self, tmp_path: Path) -> None:
+        for name in ("train/a/1.png", "train/b/2.png", "test/a/3.png"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        assert len(dataset_files(f"imagefolder:{tmp_path}")) == 3
+
+    def test_named_in_root_and_in_the_environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        archive, batch = tmp_path / "cifar10.npz", tmp_path / "cifar-10-batches-py" / "data_batch_1"
+        assert dataset_files("cifar10", root=tmp_path) == []
+        batch.parent.mkdir()
+        for path in (archive, batch, tmp_path / "cifar100.npz"):
+            path.touch()
+        assert dataset_files("cifar10", root=tmp_path) == sorted([archive, batch])
+        monkeypatch.setenv("ZEROOUT_DATA_DIR", str(tmp_path))
+        assert dataset_files("cifar10") == sorted([archive, batch])
+
+    @pytest.mark.parametrize("spec", ["digits", "nonsense", "npz:", "cifar10:x"])
+    def test_none(self, spec: str, tmp_path: Path) -> None:
+        assert dataset_files(spec, root=tmp_path) == []
 
 
 def test_read_idx(tmp_path: Path) -> None:
@@ -299,6 +340,38 @@ class TestSplit:
         for fraction in (0.0, 1.0, -1.0, float("nan")):
             with pytest.raises(ConfigurationError, match="held_out"):
                 split(make_dataset([10]), held_out=fraction)
+
+    @settings(max_examples=40, deadline=None)
+    @given(counts=st.lists(st.integers(20, 60), min_size=1, max_size=5), seed=st.integers(0, 2**32), draw=st.data())
+    def test_validation_images_are_a_fixed_stratified_subset_of_the_reward_split(
+        self, counts: list[int], seed: int, draw: st.DataObject
+    ) -> None:
+        dataset = make_dataset(counts)
+        whole = split(dataset, held_out=0.5, seed=seed)
+        available = len(whole.reward.labels)
+        count = draw.draw(st.integers(1, available))
+        part = split(dataset, held_out=0.5, seed=seed, validation_images=count)
+        chosen = numbers(part.reward.images)
+        assert len(chosen) == len(set(chosen)) == count
+        assert set(chosen) <= set(numbers(whole.reward.images))
+        assert torch.equal(part.reward.labels, dataset.train_labels[chosen])
+        share = torch.bincount(whole.reward.labels, minlength=len(counts)) * (count / available)
+        assert ((torch.bincount(part.reward.labels, minlength=len(counts)) - share).abs() < 1).all()
+        for name in ("train", "selection", "test"):
+            assert torch.equal(getattr(part, name).images, getattr(whole, name).images)
+        again = split(dataset, held_out=0.5, seed=seed, validation_images=count)
+        assert numbers(again.reward.images) == chosen
+
+    def test_validation_images_follow_the_seed(self) -> None:
+        dataset = make_dataset([100], val=100)
+        chosen = [numbers(split(dataset, seed=seed, validation_images=20).reward.images) for seed in (0, 1)]
+        assert chosen[0] != chosen[1]
+
+    @pytest.mark.parametrize("count", [0, 21, 1000])
+    def test_more_validation_images_than_there_are(self, count: int) -> None:
+        message = f"validation_images={count}, but the reward split has 20 images: ask for 1 to 20"
+        with pytest.raises(ConfigurationError, match=message):
+            split(make_dataset([80]), held_out=0.5, validation_images=count)
 
     def test_to_device(self) -> None:
         splits = split(make_dataset([40])).to("meta")

@@ -1,7 +1,7 @@
 """The recognizer: zeroing out, measuring, recovering, and coming back to the bit."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from recognizers.costs import count_cost
 from recognizers.data import Normalization, Splits
 from recognizers.errors import ConfigurationError, MaskError
 from recognizers.evaluation import accuracy, predict
+from recognizers.execution.engine import Engine
+from recognizers.execution.fusion import FusedConvolution
 from recognizers.recognizer import Recognizer
 from recognizers.recovery import BatchNormRecovery, FinetuneRecovery, NoRecovery, Recovery
 
@@ -338,6 +340,234 @@ class TestCompact:
         assert all(parameter.grad is not None and parameter.is_leaf for parameter in network.parameters())
         clone = copy.deepcopy(network)
         clone.load_state_dict(network.state_dict())
+
+
+class TestNetwork:
+    def test_follows_the_state(self, make_recognizer: MakeRecognizer, recovery: Recovery) -> None:
+        recognizer = make_recognizer(recovery)
+        images = recognizer.normalization.normalize(recognizer.splits.reward.images)
+        for units in ([0, 9], [17]):
+            _advance(recognizer, *units)
+            with torch.no_grad():
+                torch.testing.assert_close(recognizer.network(images), recognizer.logits(), rtol=1e-4, atol=1e-4)
+
+    def test_shows_what_was_zeroed_out_but_not_recovered(
+        self, make_recognizer: MakeRecognizer, recovery: Recovery
+    ) -> None:
+        recognizer = make_recognizer(recovery)
+        _advance(recognizer, 0, 9)
+        recognizer.zero_out(np.array([1, 2, 15]))
+        images = recognizer.normalization.normalize(recognizer.splits.reward.images)
+        with torch.no_grad():
+            torch.testing.assert_close(recognizer.network(images), recognizer.logits(), rtol=1e-4, atol=1e-4)
+
+    def test_changing_it_has_no_effect(self, make_recognizer: MakeRecognizer, recovery: Recovery) -> None:
+        recognizer = make_recognizer(recovery)
+        _advance(recognizer, 0, 9)
+        base, state, logits = copy.deepcopy(recognizer.base_state), _state(recognizer), recognizer.logits()
+        with torch.no_grad():
+            for value in recognizer.network.state_dict().values():
+                value.add_(1)
+        _assert_same(recognizer.base_state, base)
+        recognizer.forget()
+        assert torch.equal(recognizer.logits(), logits)
+        _assert_same(_state(recognizer), state)
+
+
+class TestProbe:
+    UNITS = tuple(np.array([unit]) for unit in range(22))
+
+    def _steps(self, recognizer: Recognizer, selections: Sequence[np.ndarray], seed: int) -> list[float]:
+        """What steps give, each from the same state and measured anew."""
+        figures = []
+        for units in selections:
+            snapshot = recognizer.snapshot()
+            recognizer.zero_out(units)
+            recognizer.recover(torch.Generator().manual_seed(seed))
+            recognizer.forget()
+            figures.append(recognizer.accuracy())
+            recognizer.restore(snapshot)
+        return figures
+
+    @pytest.mark.parametrize("zeroed", [[], [3]], ids=["recovered", "not recovered"])
+    @pytest.mark.parametrize("before", [[], [2, 9, 10, 20]], ids=["complete", "pruned"])
+    def test_says_what_every_step_gives_and_leaves_no_trace(
+        self, make_recognizer: MakeRecognizer, recovery: Recovery, before: list[int], zeroed: list[int]
+    ) -> None:
+        recognizer = make_recognizer(recovery)
+        if before:
+            _advance(recognizer, *before)
+        recognizer.zero_out(np.array(zeroed, dtype=np.int64))
+        selections = [units for units in self.UNITS if recognizer.mask[units].all()]
+        expected = self._steps(recognizer, selections, seed=4)
+        assert len(set(expected)) > 1
+        mask, state, logits = recognizer.mask, _state(recognizer), recognizer.logits()
+        recognizer.forget()
+        generator = torch.Generator().manual_seed(4)
+        assert recognizer.probe(selections, generator) == expected
+        assert torch.equal(generator.get_state(), torch.Generator().manual_seed(4).get_state())
+        assert np.array_equal(recognizer.mask, mask)
+        assert torch.equal(recognizer.logits(), logits)
+        _assert_same(_state(recognizer), state)
+
+    def test_selections_of_any_kind_and_order(self, make_recognizer: MakeRecognizer, recovery: Recovery) -> None:
+        """Several units, of several layers, the same twice, none, the last layer first."""
+        recognizer = make_recognizer(recovery)
+        selections = [np.array(units, dtype=np.int64) for units in ([21], [0, 7, 14], [], [0], [21], [8, 9, 10], [0])]
+        expected = self._steps(recognizer, selections, seed=0)
+        recognizer.forget()
+        assert recognizer.probe(selections) == expected
+
+    def test_nothing_to_probe(self, make_recognizer: MakeRecognizer, recovery: Recovery) -> None:
+        recognizer = make_recognizer(recovery)
+        logits = recognizer.logits()
+        assert recognizer.probe([]) == []
+        assert torch.equal(recognizer.logits(), logits)
+
+    def test_after_episodes_and_resets(self, make_recognizer: MakeRecognizer, recovery: Recovery) -> None:
+        recognizer = make_recognizer(recovery)
+        first = recognizer.probe(self.UNITS)
+        _advance(recognizer, 0, 9, 17)
+        recognizer.probe([np.array([1]), np.array([21])])
+        recognizer.reset()
+        recognizer.forget()
+        assert recognizer.probe(self.UNITS) == first
+
+    @pytest.mark.parametrize("wrong", [[22], [1], list(range(14, 22))])
+    def test_refuses_all_where_one_is_wrong(
+        self, make_recognizer: MakeRecognizer, measurements: list[int], wrong: list[int]
+    ) -> None:
+        recognizer = make_recognizer()
+        _advance(recognizer, 1)
+        mask, before = recognizer.mask, len(measurements)
+        with pytest.raises(MaskError):
+            recognizer.probe([np.array([0]), np.array(wrong)])
+        assert len(measurements) == before, "nothing was measured"
+        assert np.array_equal(recognizer.mask, mask)
+
+    @pytest.mark.parametrize("megabytes", [0, 64])
+    def test_what_selections_have_in_common_is_computed_once(
+        self, make_recognizer: MakeRecognizer, monkeypatch: pytest.MonkeyPatch, megabytes: int
+    ) -> None:
+        recognizer = Recognizer(make_recognizer().baseline, cache_megabytes=megabytes)
+        convolutions: list[int] = []
+        forward = FusedConvolution.forward
+
+        def counted(self: FusedConvolution, features: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+            convolutions.append(len(features))
+            return forward(self, features, *others)
+
+        monkeypatch.setattr(FusedConvolution, "forward", counted)
+        recognizer.probe(self.UNITS[14:])  # eight of the last convolution: two before it
+        assert len(convolutions) == 2 + 8
+
+
+@pytest.fixture
+def measurements(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one whenever an engine computes logits."""
+    seen: list[int] = []
+    logits = Engine.logits
+
+    def counted(self: Engine) -> torch.Tensor:
+        seen.append(1)
+        return logits(self)
+
+    monkeypatch.setattr(Engine, "logits", counted)
+    return seen
+
+
+class TestMemo:
+    def test_a_mask_that_was_seen_is_not_measured_again(
+        self, make_recognizer: MakeRecognizer, measurements: list[int], recovery: Recovery
+    ) -> None:
+        recognizer = make_recognizer(recovery)
+        figure = _advance(recognizer, 0, 9)
+        for units in ([[0, 9]], [[9], [0]]):
+            recognizer.reset()
+            measurements.clear()
+            for part in units:
+                recognizer.zero_out(np.array(part))
+                recognizer.recover(torch.Generator().manual_seed(0))
+            again = recognizer.accuracy()
+            if recovery.memoryless:
+                assert (again, measurements) == (figure, [])
+            else:  # it depends on the way
+                assert measurements == [1]
+
+    def test_a_step_that_was_probed_is_not_measured_again(
+        self, make_recognizer: MakeRecognizer, measurements: list[int], recovery: Recovery
+    ) -> None:
+        recognizer = make_recognizer(recovery)
+        (figure,) = recognizer.probe([np.array([0, 9])], torch.Generator().manual_seed(0))
+        measurements.clear()
+        assert _advance(recognizer, 0, 9) == figure
+        assert len(measurements) == (0 if recovery.memoryless else 1)
+
+    def test_forgetting(self, make_recognizer: MakeRecognizer, measurements: list[int]) -> None:
+        recognizer = make_recognizer(RECOVERIES["bn"])
+        figure = _advance(recognizer, 0, 9)
+        recognizer.forget()
+        measurements.clear()
+        assert recognizer.accuracy() == figure
+        assert measurements == [1]
+
+    def test_a_figure_after_recovery_is_not_taken_for_one_without(self, make_recognizer: MakeRecognizer) -> None:
+        recognizer = make_recognizer(RECOVERIES["bn"])
+        units = np.array([*range(3), *range(6, 10), *range(14, 18)])
+
+        def without() -> float:
+            recognizer.reset()
+            recognizer.zero_out(units)
+            return recognizer.accuracy()
+
+        before = without()
+        recognizer.reset()
+        after = _advance(recognizer, *units)
+        assert after != before, "the comparison would mean nothing"
+        assert without() == before
+        recognizer.recover()
+        assert recognizer.accuracy() == after
+
+    def test_what_follows_a_figure_from_memory_is_computed(self, make_recognizer: MakeRecognizer) -> None:
+        """Nothing was recovered when the figure was looked up; whatever is asked for next must not rely on it."""
+        fresh, used = (make_recognizer(RECOVERIES["bn"]) for _ in range(2))
+        used.probe([np.array([0, 9])])
+        for recognizer in (fresh, used):
+            _advance(recognizer, 0, 9)
+        assert torch.equal(used.logits(), fresh.logits())
+        assert used.accuracy("test") == fresh.accuracy("test")
+        _assert_same(used.compact().state_dict(), fresh.compact().state_dict())
+
+    def test_is_shared_by_recognizers_of_a_baseline_whose_states_are_not(
+        self, make_recognizer: MakeRecognizer, measurements: list[int]
+    ) -> None:
+        first = make_recognizer(RECOVERIES["bn"])
+        second = Recognizer(first.baseline, recovery=RECOVERIES["bn"])
+        figure = _advance(first, 0, 9)
+        state = _state(first)
+        assert second.mask.all()
+        measurements.clear()
+        assert _advance(second, 0, 9) == figure
+        assert measurements == []
+        _advance(second, 1, 15)
+        assert np.flatnonzero(first.mask == 0).tolist() == [0, 9]
+        _assert_same(_state(first), state)
+
+    def test_recoveries_do_not_mix(self, make_recognizer: MakeRecognizer, measurements: list[int]) -> None:
+        baseline = make_recognizer().baseline
+        recoveries = (NoRecovery(), BatchNormRecovery(images=64), BatchNormRecovery(images=65), RECOVERIES["finetune"])
+        units = [*range(3), *range(6, 10), *range(14, 18)]
+        shared = [_advance(Recognizer(baseline, recovery=recovery), *units) for recovery in recoveries]
+        assert len(measurements) == 4
+        assert shared == [_advance(make_recognizer(recovery), *units) for recovery in recoveries]
+        again = [_advance(Recognizer(baseline, recovery=recovery), *units) for recovery in recoveries[::-1]]
+        assert again[::-1] == shared
+
+    def test_equal_recoveries_are_one(self, make_recognizer: MakeRecognizer, measurements: list[int]) -> None:
+        baseline = make_recognizer().baseline
+        for _ in range(2):
+            _advance(Recognizer(baseline, recovery=BatchNormRecovery(images=64)), 0, 9)
+        assert measurements == [1]
 
 
 def test_network_that_cannot_be_traced(digits: tuple[Splits, Normalization]) -> None:
