@@ -71,7 +71,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: PyTorch's)")
     parser.add_argument("--seed", type=int, default=0, help="of the episode (0)")
-    parser.add_argument("--floor", type=float, default=1.0, metavar="X", help="ratio to mark in the picture (1)")
     parser.add_argument(
         "--out", type=Path, default=RESULTS, metavar="DIR", help="results (default: tests/benchmarks/results)"
     )
@@ -129,7 +128,7 @@ def _run(parsed: argparse.Namespace, folder: Path) -> int:
             page = in_own_process(case, partial(profile_case, seed=parsed.seed, max_steps=parsed.max_steps))
             write_text(out / f"profile-{slug(case.task)}-{slug(case.recovery)}-{case.precision}.md", page)
     if parsed.mode in (None, "steps", "pictures"):
-        draw_pictures(out, floor=parsed.floor)
+        draw_pictures(out)
     return status
 
 

@@ -15,6 +15,16 @@ from tests.benchmarks.tables import Row
 TASKS = ("cifar10/vgg16_bn", "cifar10/resnet56", "digits/convnet")
 RECOVERIES = ("none", "bn", "finetune(1)")
 
+FLOORS = {
+    ("cifar10/vgg16_bn", "none"): 8.0,
+    ("cifar10/vgg16_bn", "bn"): 8.0,
+    ("cifar10/vgg16_bn", "finetune(1)"): 4.0,
+    ("cifar10/resnet56", "none"): 5.0,
+    ("cifar10/resnet56", "bn"): 5.0,
+    ("cifar10/resnet56", "finetune(1)"): 4.0,
+}
+"""By task and recovery: how many times faster than the naive loop an episode in the task's own precision must be."""
+
 KEY = ("task", "recovery", "precision")
 """Columns that name a case in every table."""
 

@@ -9,7 +9,7 @@ from agents.report.canvas import heading, look
 from agents.report.palette import COLOURS, INK, MUTED, SURFACE
 from agents.report.plotting import Axes, Figure, FuncFormatter, rcParams
 from recognizers.files import atomic_path
-from tests.benchmarks.cases import KEY
+from tests.benchmarks.cases import FLOORS, KEY
 from tests.benchmarks.tables import read_rows
 
 _WINDOW = 9
@@ -20,12 +20,11 @@ _STYLES = {"auto": ("series-0", "o"), "float32": ("series-1", "^"), "bfloat16": 
 Rows = Sequence[dict[str, str]]
 
 
-def draw_pictures(folder: Path, *, floor: float) -> list[Path]:
+def draw_pictures(folder: Path) -> list[Path]:
     """Draw the tables in ``folder`` into ``step-costs.svg`` and ``ratios.svg`` beside them.
 
     Args:
         folder: holds ``steps.csv`` and ``per_step.csv``; no pictures come of empty tables.
-        floor: the least ratio asked for, marked by a line.
     """
     cases, steps = read_rows(folder / "steps.csv"), read_rows(folder / "per_step.csv")
     if not cases or not steps:
@@ -33,7 +32,7 @@ def draw_pictures(folder: Path, *, floor: float) -> list[Path]:
     paths = [folder / "step-costs.svg", folder / "ratios.svg"]
     with look():
         rcParams["svg.hashsalt"] = "zeroout"  # the same figures give the same file
-        for path, figure in zip(paths, (step_costs(cases, steps), ratios(cases, floor)), strict=True):
+        for path, figure in zip(paths, (step_costs(cases, steps), ratios(cases)), strict=True):
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, format="svg", facecolor=SURFACE, metadata={"Date": None})
     return paths
@@ -95,8 +94,8 @@ def _costs(axes: Axes, cases: Rows, steps: Rows) -> None:
         axes.annotate(text, (103, place), color=colour, va="center", annotation_clip=False)
 
 
-def ratios(cases: Rows, floor: float) -> Figure:
-    """A bar per case: seconds of the naive loop over those of zeroout; a line marks the floor."""
+def ratios(cases: Rows) -> Figure:
+    """A bar per case: seconds of the naive loop over those of zeroout; dashes mark floors."""
     values = [float(case["ratio"]) for case in cases]
     width, height = 8.4, 0.27 * len(cases) + 1.2
     figure = Figure(figsize=(width, height))
@@ -112,19 +111,13 @@ def ratios(cases: Rows, floor: float) -> Figure:
     axes.barh(range(len(cases)), values, 0.72, color=colours)
     for index, value in enumerate(values):
         axes.annotate(f"{value:.3g}", (value, index), xytext=(4, 0), textcoords="offset points", va="center", color=INK)
-    axes.axvline(floor, color=INK, linewidth=1.2, dashes=(4, 3))
-    axes.annotate(
-        f"floor {floor:g}",
-        (floor, 1),
-        xytext=(0, 4),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="center",
-        color=INK,
-    )
+    for index, case in enumerate(cases):
+        if case["precision"] != "float32" and (floor := FLOORS.get((case["task"], case["recovery"]))):
+            axes.plot([floor, floor], [index - 0.45, index + 0.45], color=INK, linewidth=1.5, dashes=(2, 1.5))
+            axes.annotate(f"floor {floor:g} ", (floor, index), ha="right", va="center", color="white", fontsize=8)
     axes.set_yticks(range(len(cases)), [f"{case['task']}, {case['recovery']}, {case['precision']}" for case in cases])
     axes.set_ylim(len(cases) - 0.4, -0.6)
-    axes.set_xlim(0, 1.12 * max(*values, floor))
+    axes.set_xlim(0, 1.12 * max(values))
     axes.grid(False, axis="y")
     return figure
 
