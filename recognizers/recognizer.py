@@ -72,7 +72,8 @@ class Recognizer:
         self._engine = Engine(
             baseline,
             self._compact,
-            cache_bytes=cache_megabytes * 2**20,
+            # Where weights change at every step nothing could be used again; what is kept would only leave the cache.
+            cache_bytes=cache_megabytes * 2**20 if self.recovery.memoryless else 0,
             calibration_images=self.recovery.calibration_images,
         )
         self._mask = np.ones(self.n_units, dtype=np.int8)

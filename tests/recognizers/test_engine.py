@@ -216,6 +216,25 @@ class TestSequences:
             trio.do(name, 3)
         assert baselines[0].dtype == torch.bfloat16
 
+    @pytest.mark.parametrize("kind", RECOVERIES)
+    def test_recognizers_of_one_baseline_do_not_disturb_each_other(
+        self, make_baseline: MakeBaseline, kind: str
+    ) -> None:
+        """They share weights, images, figures and memory, and come one after the other."""
+        shared, *others = (make_baseline(NETWORKS["residual"]) for _ in range(3))
+        trios: list[Trio] = []
+        for newcomer in range(3):
+            trios.append(
+                Trio(
+                    Recognizer(shared, recovery=RECOVERIES[kind], cache_megabytes=1),
+                    Recognizer(others[0], recovery=RECOVERIES[kind], cache_megabytes=0),
+                    Reference.of(others[1], RECOVERIES[kind]),
+                )
+            )
+            for name in ("step", "probe", "zero_out", "logits", "step", "values"):
+                for index, trio in enumerate(trios):
+                    trio.do(name, 10 * newcomer + index)
+
 
 TRAINABLE = {**odd_networks.UNCUT, **odd_networks.CUT, **odd_networks.OTHERS}
 ODD = {**TRAINABLE, **odd_networks.UNTRAINABLE}
@@ -320,6 +339,26 @@ class TestMemory:
             sizes.append(recognizer.cached_bytes - logits)
         assert max(sizes) <= megabytes * 2**20
         assert (min(sizes) > 0.5 * megabytes * 2**20) == (megabytes > 0), "what may be used is used"
+
+    def test_recognizers_of_a_baseline_share_it(self, make_baseline: MakeBaseline) -> None:
+        baseline = make_baseline(NETWORKS["residual"])  # alone, a recognizer could use more than a megabyte
+
+        def together(recognizers: list[Recognizer]) -> int:
+            """Size of what they all keep, but for the logits, after each has learnt of the others."""
+            size = 0
+            for recognizer in [*recognizers, *recognizers]:
+                recognizer.zero_out(np.flatnonzero(recognizer.mask)[:1])
+                recognizer.recover()
+                size -= recognizer.logits().nbytes // 2
+            return size + sum(recognizer.cached_bytes for recognizer in recognizers)
+
+        recognizers = [Recognizer(baseline, recovery=RECOVERIES["bn"], cache_megabytes=1) for _ in range(3)]
+        three = together(recognizers)
+        del recognizers[1:]
+        assert len(baseline.engines) == 1, "those that are gone leave their share"
+        alone = together(recognizers)
+        assert 0 < three <= 2**20
+        assert 2**20 / 3 < alone <= 2**20
 
     def test_forget_frees_it(self, make_baseline: MakeBaseline) -> None:
         recognizer = Recognizer(make_baseline(NETWORKS["chain"]), recovery=RECOVERIES["bn"])

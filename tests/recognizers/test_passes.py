@@ -107,8 +107,9 @@ BOUNDARIES = st.frozensets(st.integers(1, Chain.STAGES))
 def _operations() -> st.SearchStrategy[list[tuple[Any, ...]]]:
     change = st.tuples(st.just("change"), st.integers(0, Chain.STAGES - 1), st.integers(0, 2))
     advance = st.tuples(st.just("advance"), st.integers(0, Chain.STAGES), st.booleans(), st.booleans())
+    keep = st.tuples(st.just("keep"), BOUNDARIES)
     others = st.sampled_from([("release",), ("release",), ("forget",)])
-    return st.lists(st.one_of(change, advance, advance, others), max_size=25)
+    return st.lists(st.one_of(change, advance, advance, keep, others), max_size=25)
 
 
 class TestStagedPass:
@@ -127,6 +128,10 @@ class TestStagedPass:
                 case ("forget",):
                     chain.staged.forget()
                     held = {}
+                case ("keep", boundaries):
+                    chain.staged.keep(boundaries)
+                    held = {boundary: key for boundary, key in held.items() if boundary not in kept - boundaries}
+                    kept = boundaries
                 case ("advance", stop, keep, pin):
                     keys = chain.keys
                     right = [
@@ -171,6 +176,13 @@ class TestStagedPass:
         chain.advance(2, pin=True)
         chain.staged.release()
         assert chain.advance()[0] == 2
+
+    def test_what_is_to_be_kept_may_change(self) -> None:
+        chain = Chain(frozenset({1, 2, 3}))
+        chain.advance()
+        chain.staged.keep(frozenset({1, 4}))
+        assert chain.advance()[0] == 1
+        assert chain.advance()[0] == 4
 
     def test_old_tensors_go_before_new_ones_come(self) -> None:
         """Else both would lie in memory side by side."""
