@@ -132,7 +132,7 @@ class Runner:
         ]
         outside = [
             tensor.shape
-            for tensor in [*tensors, *baseline.state.values(), *env.recognizer.network.parameters()]
+            for tensor in [*tensors, *baseline.state.values(), *env.recognizer._compact.module.parameters()]
             if not any(start <= tensor.data_ptr() < end for start, end in stores)
         ]
         return {

@@ -107,7 +107,7 @@ def test_a_profile_has_its_three_tables(case: Case) -> None:
 
 
 def test_images_per_step_count_recalibration_and_training(sources: Sources) -> None:
-    expected = {"none": 100, "bn": 100 + 60, "finetune(1)": 100 + 2 * 60 + 3 * 60}
+    expected = {"none": 100, "bn": 100 + 60, "finetune(1)": 100 + 60 + 3 * 60}
     for recovery, images in expected.items():
         env = Case("digits/convnet", recovery, "float32", sources).environment()
         assert images_per_step(env.recognizer.recovery, reward=100, train=60) == images

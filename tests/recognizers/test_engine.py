@@ -338,7 +338,10 @@ class TestMemory:
             recognizer.logits()
             sizes.append(recognizer.cached_bytes - logits)
         assert max(sizes) <= megabytes * 2**20
-        assert (min(sizes) > 0.5 * megabytes * 2**20) == (megabytes > 0), "what may be used is used"
+        if kind == "finetune":
+            assert max(sizes) == 0, "all weights change at every step, so nothing could be used again"
+        elif megabytes > 0:
+            assert min(sizes) > 0.5 * megabytes * 2**20, "what may be used is used"
 
     def test_recognizers_of_a_baseline_share_it(self, make_baseline: MakeBaseline) -> None:
         baseline = make_baseline(NETWORKS["residual"])  # alone, a recognizer could use more than a megabyte
