@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from recognizers.data import Examples, Normalization
 from recognizers.evaluation import Precision, autocast
+from recognizers.execution.wide_norm import wide_norms
 from recognizers.training import sgd_steps
 
 Changes = Literal["nothing", "statistics", "everything"]
@@ -193,7 +194,8 @@ def recalibrating(norms: Sequence[BatchNorm]) -> Iterator[None]:
         norm.momentum = None  # cumulative average over the batches
         norm.train()
     try:
-        yield
+        with wide_norms(norms):
+            yield
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from recognizers.data import Examples, Normalization, Splits, augment
 from recognizers.errors import ConfigurationError
 from recognizers.evaluation import Precision, accuracy, autocast, network_device, predict, to_inputs, training_mode
+from recognizers.execution.wide_norm import wide_norms
 from recognizers.training.config import TrainingConfig
 from recognizers.training.state import EpochRecord, TrainingState
 
@@ -72,7 +73,8 @@ def train(
     network.to(device)
     examples, held_out = splits.train.to(device), splits.selection.to(device)
     steps = max(1, len(examples.labels) // config.batch_size)
-    with training_mode(network, True), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    randomness = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with training_mode(network, True), wide_norms(network.modules()), randomness:
         torch.manual_seed(config.seed)
         state = TrainingState(
             network,
@@ -147,7 +149,7 @@ def sgd_steps(
     network.to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
     loss = torch.zeros((), device=device)
-    with training_mode(network, True):
+    with training_mode(network, True), wide_norms(network.modules()):
         for index in itertools.islice(_endless_batches(len(labels), batch_size, generator), steps):
             batch = _draw(
                 Examples(images, labels), index, device=device, flip=flip, padding=padding, generator=generator
