@@ -9,15 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from scipy import stats
 
 from agents.controller import load_controller, train_controller
-from agents.policy import make_policy
+from agents.policy import make_policy, suited
 from agents.results import Result
 from agents.run_directory import RunDirectory, RunSettings
 from agents.running import Run, run_policy
-from agents.workbench import open_environment
+from agents.workbench import finetune_outcome, open_environment, save_outcome
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, load_task
-from recognizers.errors import FileError
+from recognizers.errors import ConfigurationError, FileError
 from recognizers.files import read_text
+from recognizers.recognizer import Recognizer
 from recognizers.settings import find, override, read_yaml, validate
 
 TRAIN = "r2d2"
@@ -33,6 +34,10 @@ class Entry(BaseModel):
     controller: str = Field("default", description=f"controller settings, for {TRAIN}")
     overrides: tuple[str, ...] = Field((), description="dotted key=value of the controller settings")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the policy's own")
+    task_overrides: tuple[str, ...] = Field(
+        (), description="dotted key=value settings of the task for this entry alone: objective, recovery, actions"
+    )
+    finetune: bool = Field(False, description="fine-tune the final network as the task says")
     equal_steps_to: str | None = Field(
         None, description="label of an earlier entry whose environment steps this search spends, seed by seed"
     )
@@ -63,10 +68,10 @@ class BenchmarkConfig(BaseModel):
             seen.add(entry.name)
         return self
 
-    def task_of_seed(self, seed: int) -> TaskConfig:
-        """The task with its recognizer's training and the division of its data seeded."""
+    def task_of_seed(self, seed: int, entry: Entry | None = None) -> TaskConfig:
+        """The task, or that of an entry, with its recognizer's training and the division of its data seeded."""
         seeded = (f"recognizer.training.seed={seed}", f"data.seed={seed}")
-        return load_task(self.task, [*self.overrides, *seeded])
+        return load_task(self.task, [*self.overrides, *(entry.task_overrides if entry else ()), *seeded])
 
 
 class Row(BaseModel):
@@ -115,15 +120,43 @@ def run_benchmark(
         for entry in todo:
             run = RunDirectory.create(shared.path / entry.name.replace(":", "-"), "benchmark", resume=True)
             if entry.policy == TRAIN:
-                done = _train(entry, run, env, seed, progress=progress)
+                result = _train(entry, run, env, seed, progress=progress).result
             else:
                 settings = dict(entry.settings)
                 if entry.equal_steps_to is not None:
                     settings["environment_steps"] = rows[entry.equal_steps_to, seed].result.environment_steps
-                done = run_policy(env, make_policy(entry.policy, seed=seed, **settings), entry.name, seed=seed)
-            row = Row(label=entry.name, seed=seed, result=done.result)
+                policy = make_policy(entry.policy, seed=seed, **settings)
+                own = _environment(env, suited(config.task_of_seed(seed, entry), policy))
+                done = run_policy(own, policy, entry.name, seed=seed)
+                run.add_episodes(done.episodes[:1])
+                save_outcome(run, own, done.result)
+                result = done.result
+                if entry.finetune:
+                    finetuned = finetune_outcome(run, own, progress=progress, resume=True)
+                    result = result.model_copy(update={"finetuned": finetuned})
+            row = Row(label=entry.name, seed=seed, result=result)
             rows[entry.name, seed] = row
             yield row
+
+
+def _environment(env: PruningEnv, task: TaskConfig) -> PruningEnv:
+    """An environment of another task on the same data and base weights.
+
+    Raises:
+        ConfigurationError: the task is one of another recognizer.
+    """
+    for part in ("recognizer", "data"):
+        same = {"weights", "finetuning", "cache_megabytes"}
+        before, after = (getattr(given, part).model_dump(exclude=same) for given in (env.task, task))
+        if before != after:
+            raise ConfigurationError(f"task_overrides of a benchmark entry must leave {part} as it is")
+    task = task.model_copy(
+        update={"recognizer": task.recognizer.model_copy(update={"weights": env.task.recognizer.weights})}
+    )
+    recognizer = Recognizer(
+        env.recognizer.baseline, recovery=task.recovery, cache_megabytes=task.recognizer.cache_megabytes
+    )
+    return PruningEnv(task, recognizer=recognizer)
 
 
 def _train(entry: Entry, run: RunDirectory, env: PruningEnv, seed: int, *, progress: bool) -> Run:
@@ -146,6 +179,8 @@ COLUMNS = {
     "validation_change": "validation change (points)",
     "selection_change": "selection change (points)",
     "test_change": "test change (points)",
+    "test_accuracy": "test accuracy %",
+    "finetuned_test_accuracy": "test accuracy, fine-tuned %",
     "episode_return": "return of the own episode",
     "environment_steps": "environment steps",
     "evaluations": "evaluations",
@@ -157,6 +192,8 @@ DIGITS = {
     "validation_change": 2,
     "selection_change": 2,
     "test_change": 2,
+    "test_accuracy": 2,
+    "finetuned_test_accuracy": 2,
     "episode_return": 3,
     "environment_steps": 0,
     "evaluations": 0,
@@ -174,6 +211,8 @@ def figures(result: Result) -> dict[str, float]:
         "validation_change": 100 * (result.validation_accuracy - result.baseline_validation_accuracy),
         "selection_change": 100 * (result.selection_accuracy - result.baseline_selection_accuracy),
         "test_change": 100 * (result.test_accuracy - result.baseline_test_accuracy),
+        "test_accuracy": 100 * result.test_accuracy,
+        "finetuned_test_accuracy": 100 * result.finetuned.test_accuracy if result.finetuned else float("nan"),
         "episode_return": result.episode_return,
         "environment_steps": result.environment_steps,
         "evaluations": result.evaluations,
@@ -220,4 +259,6 @@ def _header(first: str, columns: Iterable[str]) -> list[str]:
 def _cell(column: str, values: Sequence[float]) -> str:
     mean, half = interval(values)
     digits = DIGITS.get(column, 1)
-    return f"{mean:,.{digits}f} ± {half:,.{digits}f}"
+    if np.isnan(mean):
+        return "-"
+    return f"{mean:,.{digits}f}" + ("" if np.isnan(half) else f" ± {half:,.{digits}f}")

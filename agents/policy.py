@@ -6,8 +6,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from envs.actions import Action
 from envs.episodes import Episode
 from envs.pruning import Observation, PruningEnv
+from envs.tasks import TaskConfig
 from recognizers.criteria import criteria, criterion
 from recognizers.errors import ConfigurationError, UnknownNameError
 from recognizers.registry import Registry
@@ -23,7 +25,7 @@ class Policy(Protocol):
     def reset(self, env: PruningEnv) -> None:
         """Prepare for an episode of ``env``, which is reset afterwards. A search may play episodes of its own here."""
 
-    def act(self, observation: Observation, info: dict[str, Any]) -> int:
+    def act(self, observation: Observation, info: dict[str, Any]) -> Action:
         """Choose an action among the valid ones, ``info["action_mask"]``."""
 
 
@@ -90,6 +92,12 @@ def make_policy(name: str, *, seed: int = 0, **settings: Any) -> Policy:
         return factory(seed=seed, **settings)
     except TypeError as error:
         raise ConfigurationError(f"policy {name!r}: {error}") from error
+
+
+def suited(task: TaskConfig, policy: Policy) -> TaskConfig:
+    """The task with the kind of actions that the policy says it is made for (its attribute ``actions``), if it does."""
+    kind = getattr(policy, "actions", task.actions.kind)
+    return task.model_copy(update={"actions": task.actions.model_copy(update={"kind": kind})})
 
 
 def argmin_valid(scores: np.ndarray, valid: np.ndarray) -> int:

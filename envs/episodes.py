@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from envs.actions import Action
 from envs.errors import EpisodeError, InvalidActionError
 from envs.pruning import PruningEnv
 from recognizers.errors import FileError
@@ -23,7 +24,7 @@ class Episode(BaseModel):
         base_sha256: of the recognizer's base weights.
         policy: name of the policy.
         seed: ``reset(seed=...)`` of the episode.
-        actions: taken, in order.
+        actions: taken, in order: indices, or bits in hexadecimal digits.
         rewards: of each action.
         accuracies: on the reward split after each action.
         parameter_reductions: after each action.
@@ -38,7 +39,7 @@ class Episode(BaseModel):
     base_sha256: str
     policy: str
     seed: int
-    actions: tuple[int, ...]
+    actions: tuple[int | str, ...]
     rewards: tuple[float, ...]
     accuracies: tuple[float, ...]
     parameter_reductions: tuple[float, ...]
@@ -61,7 +62,7 @@ class Episode(BaseModel):
 
 def play(
     env: PruningEnv,
-    choose: Callable[[dict[str, np.ndarray], dict[str, Any]], int],
+    choose: Callable[[dict[str, np.ndarray], dict[str, Any]], Action],
     *,
     seed: int,
     policy: str,
@@ -81,12 +82,13 @@ def play(
         max_steps: stop after so many steps, whether the episode has ended or not.
     """
     observation, info = env.reset(seed=seed)
-    steps: list[tuple[int, float, float, float, float]] = []
+    steps: list[tuple[int | str, float, float, float, float]] = []
     terminated = not info["action_mask"].any()
     while not terminated and (max_steps is None or len(steps) < max_steps):
         action = choose(observation, info)
         observation, reward, terminated, _, info = env.step(action)
-        steps.append((int(action), reward, info["accuracy"], info["parameter_reduction"], info["macs_reduction"]))
+        figures = info["accuracy"], info["parameter_reduction"], info["macs_reduction"]
+        steps.append((env.actions.record(action), reward, *figures))
         if on_step is not None:
             on_step(info)
     actions, rewards, accuracies, parameters, macs = zip(*steps, strict=True) if steps else ((),) * 5
@@ -123,7 +125,7 @@ def replay(env: PruningEnv, episode: Episode, *, steps: int | None = None) -> Ep
     env.reset(seed=episode.seed)
     rewards, accuracies, parameters, macs, terminated = [], [], [], [], False
     for action in actions:
-        _, reward, terminated, _, info = env.step(action)
+        _, reward, terminated, _, info = env.step(_recall(env, action))
         rewards.append(reward)
         accuracies.append(info["accuracy"])
         parameters.append(info["parameter_reduction"])
@@ -138,6 +140,13 @@ def replay(env: PruningEnv, episode: Episode, *, steps: int | None = None) -> Ep
             "terminated": terminated,
         }
     )
+
+
+def _recall(env: PruningEnv, record: int | str) -> Action:
+    try:
+        return env.actions.recall(record)
+    except ValueError as error:
+        raise InvalidActionError(f"with actions.kind={env.task.actions.kind}: {error}") from error
 
 
 def validate(env: PruningEnv, episode: Episode, *, tolerance: float = 1e-6) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from envs.actions import Actions, ActionTable, build_actions
+from envs.actions import Action, Actions, ActionTable, DiscreteActions, build_actions
 from envs.errors import InvalidActionError
 from envs.objectives import Measurement
 from envs.tasks import TaskConfig, load_task, make_recognizer
@@ -31,7 +31,7 @@ class Probe:
         terminated: whether the episode would end.
     """
 
-    action: int
+    action: Action
     measurement: Measurement
     reward: float
     terminated: bool
@@ -63,7 +63,7 @@ class Seconds:
         )
 
 
-class PruningEnv(gymnasium.Env[Observation, np.int64]):
+class PruningEnv(gymnasium.Env[Observation, Any]):
     """Prune a convolutional network by zeroing out groups of its units.
 
     ## Description
@@ -73,16 +73,19 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
     multiply-accumulates are those of the physically sliced network.
 
     ## Action space
-    `Discrete(n)`. What an action removes is set by `actions.kind` of the task:
+    `Discrete(n)`, or `MultiBinary(n_units)` for kind `mask`. What an action removes is set by `actions.kind` of the
+    task:
 
     | kind  | an action removes                                                             | n      |
     |-------|-------------------------------------------------------------------------------|--------|
     | unit  | one unit                                                                      | units  |
     | block | a fixed block of units of one layer, formed along the order of a criterion    | blocks |
     | layer | the least important remaining chunk of one layer, in the order of a criterion | layers |
+    | mask  | all units whose bits are 0, in all layers at once                             |        |
 
     `info["action_mask"]` (int8, 1 valid) marks the actions that remove something and leave their layer at least one
-    unit. Any other action raises `InvalidActionError` (a `gymnasium.error.InvalidAction`) and changes nothing.
+    unit (for kind `mask`, the units that may go). Any other action raises `InvalidActionError` (a
+    `gymnasium.error.InvalidAction`) and changes nothing.
 
     ## Observation space
     `Dict`:
@@ -172,9 +175,9 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
             "mask": spaces.MultiBinary(self.recognizer.n_units),
         }
         if action_mask:
-            observation["action_mask"] = spaces.MultiBinary(len(self.actions))
+            observation["action_mask"] = spaces.MultiBinary(len(self.actions.valid(self.recognizer.mask)))
         self.observation_space = spaces.Dict(observation)  # type: ignore[assignment]
-        self.action_space = spaces.Discrete(len(self.actions))
+        self.action_space = self.actions.space
         self.baseline_accuracy = self.recognizer.baseline_accuracy("reward")
         self.evaluations = 0
         self.environment_steps = 0
@@ -186,8 +189,12 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
 
     @property
     def action_table(self) -> ActionTable:
-        """What is known of the actions beforehand."""
-        return self.actions.table
+        """What is known of the actions beforehand.
+
+        Raises:
+            ConfigurationError: the actions are no indices.
+        """
+        return self._discrete().table
 
     @property
     def measurement(self) -> Measurement:
@@ -208,7 +215,7 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         action_mask = self._action_mask()
         return self._observation(action_mask), self._info(0.0, Seconds(), action_mask)
 
-    def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Zero out the action's units, recover, measure.
 
         Raises:
@@ -224,7 +231,7 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         info = self._info(reward, seconds, action_mask)
         return self._observation(action_mask), reward, self._terminated, False, info
 
-    def probe(self, actions: Sequence[int]) -> list[Probe]:
+    def probe(self, actions: Sequence[Action]) -> list[Probe]:
         """What each action would give, without taking it: exactly the figures of :meth:`step`.
 
         What the actions have in common is computed once, so this costs far less than as many steps. Each action counts
@@ -234,7 +241,7 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         Raises:
             InvalidActionError: an action does not exist or is not valid now; nothing was measured.
         """
-        plans = [(int(action), self._checked_units(action)) for action in actions]
+        plans = [(action, self._checked_units(action)) for action in actions]
         mask, recognizer = self.recognizer.mask, self.recognizer
         started = time.perf_counter()
         accuracies = recognizer.probe([units for _, units in plans], self._generator)
@@ -250,7 +257,12 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         return probes
 
     def valid_actions(self) -> np.ndarray:
-        """The actions that are valid now, ``[k]`` int64; none after the end of an episode."""
+        """The indices of actions that are valid now, ``[k]`` int64; none after the end of an episode.
+
+        Raises:
+            ConfigurationError: the actions are no indices.
+        """
+        self._discrete()
         return np.flatnonzero(self._action_mask())
 
     def render(self) -> str:  # type: ignore[override]
@@ -267,22 +279,25 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
             lines.append(f"{layer.name:<24} {bar:<40} {kept}/{len(layer)}")
         return "\n".join(lines)
 
-    def _checked_units(self, action: np.int64 | int) -> np.ndarray:
+    def _discrete(self) -> DiscreteActions:
+        if not isinstance(self.actions, DiscreteActions):
+            raise ConfigurationError(
+                f"actions.kind={self.task.actions.kind} has no list of actions: choose unit, block or layer"
+            )
+        return self.actions
+
+    def _checked_units(self, action: Action) -> np.ndarray:
         """The units that ``action`` removes now, trimmed to the objective."""
         if self._terminated:
             raise InvalidActionError("the episode has ended (or not begun): call reset() first")
         if self.recognizer.holder is not self:
             raise ConfigurationError("another environment has taken over this recognizer: give each one of its own")
         if not self.action_space.contains(action):
-            raise InvalidActionError(f"action {action!r} is not an integer in 0..{len(self.actions) - 1}")
+            raise InvalidActionError(f"action {action!r} is not in {self.action_space}")
         mask = self.recognizer.mask
-        if not self.actions.valid(mask)[action]:
-            layer = self.recognizer.table.layers[self.action_table.layer_of_action[action]].name
-            raise InvalidActionError(
-                f"action {int(action)} is not valid: its units are gone already or are the last of layer {layer!r}; "
-                "choose among info['action_mask']"
-            )
-        return self.objective.trim(self.actions.units(int(action), mask), mask, self.recognizer.costs)
+        if fault := self.actions.fault(action, mask):
+            raise InvalidActionError(f"action {action} is not valid: {fault}")
+        return self.objective.trim(self.actions.units(action, mask), mask, self.recognizer.costs)
 
     def _advance(self, units: np.ndarray) -> tuple[Measurement, Seconds]:
         started = time.perf_counter()
@@ -302,9 +317,8 @@ class PruningEnv(gymnasium.Env[Observation, np.int64]):
         return self.objective.terminated(state, self.baseline_accuracy) or not self.actions.valid(mask).any()
 
     def _action_mask(self) -> np.ndarray:
-        if self._terminated:
-            return np.zeros(len(self.actions), dtype=np.int8)
-        return self.actions.valid(self.recognizer.mask)
+        valid = self.actions.valid(self.recognizer.mask)
+        return np.zeros_like(valid) if self._terminated else valid
 
     def _observation(self, action_mask: np.ndarray) -> Observation:
         observation = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 from weakref import WeakSet
@@ -16,13 +18,15 @@ from torch import Tensor, nn
 from recognizers.blueprint import Blueprint
 from recognizers.compaction import make_plain
 from recognizers.costs import CostModel
-from recognizers.data import Normalization, Splits
+from recognizers.data import Examples, Normalization, Splits
 from recognizers.dependency import build_unit_table
 from recognizers.errors import ConfigurationError
 from recognizers.evaluation import Precision, accuracy, predict, resolve_precision, to_inputs
 from recognizers.execution.stages import Stage, cut
 from recognizers.masks import weights_sha256
-from recognizers.recovery import Recovery
+from recognizers.reconstruction.consumers import Consumer, consumers
+from recognizers.reconstruction.recipe import Recipe
+from recognizers.recovery import Recovery, calibration_batches
 from recognizers.training import EpochRecord
 from recognizers.units import UnitTable
 
@@ -83,6 +87,7 @@ class Baseline:
         }
         self.accuracies: dict[Split, float] = {}
         self._memos: dict[Recovery, Memo] = {}
+        self._consumers: dict[tuple[int, int, float], list[Consumer]] = {}
         self.engines = WeakSet[object]()
 
     @property
@@ -134,11 +139,38 @@ class Baseline:
 
         return self._prepared(f"calibration {count}", choose)
 
+    def consumers(self, recipe: Recipe) -> list[Consumer]:
+        """What the layers that read units see in the network, on the recipe's images; gathered once."""
+        key = recipe.images, recipe.positions, recipe.ridge
+        if key not in self._consumers:
+            with torch.inference_mode(False):
+                self._consumers[key] = consumers(
+                    self.network,
+                    self.table,
+                    self.stages,
+                    calibration_batches(self.calibration(recipe.images), recipe.batch_size),
+                    per_image=recipe.positions,
+                    ridge=recipe.ridge,
+                    precision=self.precision,
+                )
+        return self._consumers[key]
+
     def prepare(self, recovery: Recovery) -> None:
         """Prepare all images that recognizers with this recovery take in."""
         self._reward_inputs()
         if recovery.calibration_images:
             self.calibration(recovery.calibration_images)
+
+    def sample(self, images: int) -> Baseline:
+        """The same with only so many images in its reward split, a fixed seeded subset, for quick comparisons."""
+        result = copy.copy(self)
+        reward = self.splits.reward
+        chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(reward.labels))[:images])
+        subset = Examples(reward.images[chosen], reward.labels[chosen])
+        result.splits = replace(self.splits, reward=subset)
+        result.inputs = {name: inputs for name, inputs in self.inputs.items() if name != "reward"}
+        result.accuracies, result._memos, result.engines = {}, {}, WeakSet[object]()
+        return result
 
     def memo(self, recovery: Recovery) -> Memo:
         """Reward accuracies that were measured after this recovery."""

@@ -104,15 +104,20 @@ class CompactNetwork:
             if shrinks:
                 self._narrow(path, before)
             else:
-                self._load(path)
+                self._load(path, self._complete)
         self.touch(paths)
         return set() if shrinks else paths
 
     def reload(self) -> None:
         """Take over all values of the complete network, under the mask as it is."""
-        for path, _ in self._complete.named_modules():
-            self._load(path)
-        self.touch(self.paths())
+        self.load(self.paths(), self._complete)
+
+    def load(self, paths: Iterable[str], source: nn.Module) -> None:
+        """Take over the values that modules have in a network like the complete one, under the mask as it is."""
+        paths = list(paths)
+        for path in paths:
+            self._load(path, source)
+        self.touch(paths)
 
     def values(self) -> dict[str, Tensor]:
         """Copies of all parameters and buffers."""
@@ -159,8 +164,8 @@ class CompactNetwork:
             self._put(compact, name, slice_tensor(tensor.detach(), indices))
         count_channels(compact, depthwise=is_depthwise(complete))
 
-    def _load(self, path: str) -> None:
-        complete, compact = self._complete.get_submodule(path), self.module.get_submodule(path)
+    def _load(self, path: str, source: nn.Module) -> None:
+        complete, compact = source.get_submodule(path), self.module.get_submodule(path)
         kept = self._kept.get(path, (None, None))
         for name, tensor in _tensors(complete):
             sliced = slice_tensor(tensor.detach(), tensor_indices(complete, name, kept))

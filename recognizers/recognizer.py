@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from recognizers.blueprint import Blueprint
 from recognizers.compaction import CompactNetwork
 from recognizers.costs import Cost, CostModel
 from recognizers.data import Normalization, Splits
-from recognizers.errors import MaskError
+from recognizers.errors import ConfigurationError, MaskError
 from recognizers.evaluation import accuracy
 from recognizers.execution.engine import Engine, Values
 from recognizers.masks import check_mask
@@ -26,6 +27,8 @@ from recognizers.units import UnitTable
 from recognizers.zero_out import insert_zero_outs, set_mask
 
 DEFAULT_CACHE_MEGABYTES = 1024
+
+Figure = TypeVar("Figure")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Recognizer:
             self._compact,
             # Where weights change at every step nothing could be used again; what is kept would only leave the cache.
             cache_bytes=cache_megabytes * 2**20 if self.recovery.memoryless else 0,
-            calibration_images=self.recovery.calibration_images,
+            kept_images=self.recovery.kept_images,
         )
         self._mask = np.ones(self.n_units, dtype=np.int8)
         self._recovered: np.ndarray | None = None
@@ -255,7 +258,7 @@ class Recognizer:
 
         try:
             if self.recovery.memoryless:
-                return self._probe_stages(masks)
+                return self._probe_accuracies(masks)
             figures = []
             for mask in masks:
                 self._mask = mask
@@ -266,6 +269,23 @@ class Recognizer:
         finally:
             self._engine.release()
             back()
+
+    def probe_logits(self, masks: Sequence[np.ndarray]) -> list[Tensor]:
+        """Logits of the reward split's images under masks, ``[N, classes]`` float32 each; the state stays.
+
+        What the masks have in common with the current one is computed once.
+
+        Raises:
+            ConfigurationError: the recovery depends on how a mask was reached.
+        """
+        if not self.recovery.memoryless:
+            raise ConfigurationError(f"recovery {self.recovery!r} depends on the path, so masks say too little")
+        state = self.snapshot()
+        try:
+            return self._probe_stages(masks, self.logits)
+        finally:
+            self._engine.release()
+            self.restore(state)
 
     def baseline_accuracy(self, split: Split = "reward") -> float:
         """Accuracy of the base weights, nothing pruned. Measured once for all recognizers of a baseline."""
@@ -368,23 +388,31 @@ class Recognizer:
         check_mask(mask, self.table)
         return mask
 
-    def _probe_stages(self, masks: Sequence[np.ndarray]) -> list[float]:
-        """Reward accuracies of masks; the current one is run once, as far as they need it."""
+    def _probe_accuracies(self, masks: Sequence[np.ndarray]) -> list[float]:
+        state, known = self._mask, dict[int, float]()
+        for index, mask in enumerate(masks):
+            self._mask = self._recovered = mask
+            if (figure := self._remembered()) is not None:
+                known[index] = figure
+        self._mask = self._recovered = state
+        unknown = [index for index in range(len(masks)) if index not in known]
+        known |= zip(unknown, self._probe_stages([masks[index] for index in unknown], self.accuracy), strict=True)
+        return [known[index] for index in range(len(masks))]
+
+    def _probe_stages(self, masks: Sequence[np.ndarray], measure: Callable[[], Figure]) -> list[Figure]:
+        """What ``measure`` gives under each of the masks; the current one is run once, as far as they need it."""
         state, first_stages = self._mask, self._engine.first_stages
         first = [int(first_stages[mask != state].min()) if (mask != state).any() else 0 for mask in masks]
-        figures = [float("nan")] * len(masks)
+        figures: dict[int, Figure] = {}
         reached = 0
         for index in sorted(range(len(masks)), key=first.__getitem__):
+            if first[index] > reached:
+                reached = first[index]
+                self._reach(state, reached)
             self._mask = self._recovered = masks[index]
-            if (figure := self._remembered()) is None:
-                if first[index] > reached:
-                    reached = first[index]
-                    self._reach(state, reached)
-                    self._mask = self._recovered = masks[index]
-                with self._engine.branching():
-                    figure = self.accuracy()
-            figures[index] = figure
-        return figures
+            with self._engine.branching():
+                figures[index] = measure()
+        return [figures[index] for index in range(len(masks))]
 
     def _reach(self, mask: np.ndarray, stage: int) -> None:
         """Run the network under ``mask``, recovered, as far as ``stage``, and keep what lies before that."""

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from recognizers.data import Examples, Normalization
 from recognizers.evaluation import Precision, autocast
 from recognizers.execution.wide_norm import wide_norms
+from recognizers.reconstruction.recipe import Recipe
 from recognizers.training import sgd_steps
 
 Changes = Literal["nothing", "statistics", "everything"]
@@ -54,6 +55,10 @@ class Subject(ABC):
         """What :func:`recalibrate` does, on a fixed seeded subset of ``images`` training images."""
 
     @abstractmethod
+    def reconstruct(self, recipe: Recipe) -> None:
+        """Bring all layers to what a reconstruction from base weights and mask gives."""
+
+    @abstractmethod
     def changed(self) -> None:
         """To be called after the network's parameters were changed."""
 
@@ -73,8 +78,18 @@ class Recovery(BaseModel, ABC):
 
     @property
     def calibration_images(self) -> int:
-        """Training images that it recalibrates on."""
+        """Training images that it looks at, beside those of mini-batches."""
         return 0
+
+    @property
+    def kept_images(self) -> int:
+        """Images whose tensors between stages are worth keeping, each pass counting for itself."""
+        return self.calibration_images
+
+    @property
+    def layerwise(self) -> "Recovery":
+        """What stands in for it where one layer at a time is tried: as good there, and as cheap as can be."""
+        return self
 
     @abstractmethod
     def __call__(self, subject: Subject, generator: torch.Generator) -> None:
@@ -157,8 +172,103 @@ class FinetuneRecovery(Recovery):
         subject.recalibrate(self.images, self.batch_size)
 
 
-AnyRecovery = Annotated[NoRecovery | BatchNormRecovery | FinetuneRecovery, Field(discriminator="kind")]
-RECOVERIES: dict[str, type[Recovery]] = {"none": NoRecovery, "bn": BatchNormRecovery, "finetune": FinetuneRecovery}
+class ReconstructRecovery(Recovery):
+    """Least squares of the weights that read removed units, on unlabelled training images (REAP).
+
+    No gradient step is made. The result follows from base weights and mask alone. `asymmetric` walks along the network
+    and makes each layer give what the original network has there, from what the pruned one hands it; behind a residual
+    sum it makes up for the other summand, too. `independent` costs a small downdate per removed unit and no forward
+    pass, for policies that take many steps.
+    """
+
+    kind: Literal["reconstruct"] = "reconstruct"
+    form: Literal["asymmetric", "symmetric", "independent"] = Field(
+        "asymmetric",
+        description="asymmetric: from inputs in the pruned network to outputs in the original one; symmetric: from "
+        "inputs in the pruned network to what the old weights would make of them; independent: from and to the "
+        "original network, by downdates of one inverse per layer",
+    )
+    images: int = Field(2000, ge=2, description="calibration images: a fixed seeded subset of the training images")
+    positions: int = Field(32, ge=1, description="random positions of a feature map that each image gives")
+    ridge: float = Field(1e-4, ge=0, description="penalty on weights, relative to the mean second moment of an input")
+    refit: float | None = Field(
+        0.01,
+        ge=0,
+        description="asymmetric: fit layers behind a pruned one that have lost no inputs, too, with this penalty on "
+        "changes of their weights (relative likewise); null leaves them as they are",
+    )
+    rectified: int = Field(
+        3, ge=0, description="asymmetric: rounds of fitting such layers to what is behind their ReLU; 0: before it"
+    )
+    recalibrate: bool = Field(False, description="recalibrate the batch norms afterwards, on the same images")
+    batch_size: int = Field(250, ge=2, description="images per batch")
+    changes: ClassVar[Changes] = "everything"
+    memoryless: ClassVar[bool] = True
+
+    @property
+    def calibration_images(self) -> int:
+        """As configured."""
+        return self.images
+
+    @property
+    def kept_images(self) -> int:
+        """Those of the original and of the pruned network, and of the recalibration."""
+        passes = 0 if self.form == "independent" else 2
+        return self.images * (passes + self.recalibrate)
+
+    @property
+    def layerwise(self) -> Recovery:
+        """The independent form: what one layer gets to see is the same in the pruned and in the original network."""
+        return self.model_copy(update={"form": "independent", "recalibrate": False})
+
+    @property
+    def recipe(self) -> Recipe:
+        """For the reconstruction alone."""
+        return Recipe(**self.model_dump(exclude={"kind", "recalibrate"}))
+
+    def __call__(self, subject: Subject, generator: torch.Generator) -> None:
+        """Reconstruct."""
+        subject.reconstruct(self.recipe)
+        if self.recalibrate:
+            subject.recalibrate(self.images, self.batch_size)
+
+
+class UnifyRecovery(Recovery):
+    """Neuron unification: the weights that read a removed unit go to the kept unit that behaves most like it."""
+
+    kind: Literal["unify"] = "unify"
+    images: int = Field(2000, ge=2, description="calibration images: a fixed seeded subset of the training images")
+    positions: int = Field(32, ge=1, description="random positions of a feature map that each image gives")
+    batch_size: int = Field(250, ge=2, description="images per batch")
+    changes: ClassVar[Changes] = "everything"
+    memoryless: ClassVar[bool] = True
+
+    @property
+    def calibration_images(self) -> int:
+        """As configured."""
+        return self.images
+
+    @property
+    def kept_images(self) -> int:
+        """None: it makes no pass."""
+        return 0
+
+    def __call__(self, subject: Subject, generator: torch.Generator) -> None:
+        """Merge."""
+        subject.reconstruct(Recipe(form="unify", **self.model_dump(exclude={"kind"})))
+
+
+AnyRecovery = Annotated[
+    NoRecovery | BatchNormRecovery | FinetuneRecovery | ReconstructRecovery | UnifyRecovery,
+    Field(discriminator="kind"),
+]
+RECOVERIES: dict[str, type[Recovery]] = {
+    "none": NoRecovery,
+    "bn": BatchNormRecovery,
+    "finetune": FinetuneRecovery,
+    "reconstruct": ReconstructRecovery,
+    "unify": UnifyRecovery,
+}
 
 
 def recalibrate(network: nn.Module, images: Tensor, batch_size: int, precision: Precision) -> None:

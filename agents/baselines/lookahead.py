@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from agents.policy import register_policy
+from envs.actions import Action
 from envs.pruning import Observation, PruningEnv
 from recognizers.errors import ConfigurationError
 
@@ -28,7 +29,7 @@ class Lookahead:
         """Take the environment to probe."""
         self._env = env
 
-    def act(self, observation: Observation, info: dict[str, Any]) -> int:
+    def act(self, observation: Observation, info: dict[str, Any]) -> Action:
         """Probe, and take the best."""
         env, valid = self._env, np.flatnonzero(info["action_mask"])
         if self._candidates is not None and self._candidates < len(valid):

@@ -38,7 +38,8 @@ class RandomSearch:
             episode = play(env, self._random.act, seed=seed, policy="search:random", phase="training", max_steps=left)
             self.episodes.append(episode)
         finished = [episode for episode in self.episodes if episode.terminated] or self.episodes
-        self._plan = list(max(finished, key=lambda episode: episode.episode_return).actions)
+        best = max(finished, key=lambda episode: episode.episode_return)
+        self._plan = [int(action) for action in best.actions]
 
     def act(self, observation: Observation, info: dict[str, Any]) -> int:
         """Play the best episode again; where a random recovery lets it last longer, go on at random."""

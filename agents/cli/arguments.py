@@ -47,7 +47,9 @@ def add_task(parser: argparse.ArgumentParser, *, default: str | None = None) -> 
     )
     parser.add_argument("--download", action="store_true", help="download a missing data set")
     parser.add_argument(
-        "--recovery", metavar="KIND", help="after each selection: none, bn, finetune, or finetune(K) for K mini-batches"
+        "--recovery",
+        metavar="KIND",
+        help="after each selection: none, bn, finetune, finetune(K) for K mini-batches, reconstruct or unify",
     )
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
@@ -56,7 +58,7 @@ def add_task(parser: argparse.ArgumentParser, *, default: str | None = None) -> 
     target.add_argument(
         "--tolerance", type=float, metavar="X", help="tolerance objective: accuracy that may be lost, e.g. 0.015"
     )
-    parser.add_argument("--actions", metavar="KIND", help="what an action removes: unit, block or layer")
+    parser.add_argument("--actions", metavar="KIND", help="what an action removes: unit, block, layer or mask")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="any setting, dotted, e.g. actions.per_layer=8"
     )

@@ -32,7 +32,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the policy."""
-    from agents.policy import make_policy
+    from agents.policy import make_policy, suited
     from agents.run_directory import RunDirectory, RunSettings
     from agents.running import run_policy
     from agents.workbench import finetune_outcome, open_environment, save_outcome
@@ -41,6 +41,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     task, settings = resolve_with(arguments, "policy")
     policy = make_policy(arguments.policy, seed=arguments.seed, **override({}, settings))
+    if arguments.actions is None:
+        task = suited(task, policy)
     directory = RunDirectory.create(arguments.out, "prune")
     note(f"{task.name}: {arguments.policy}, recovery {task.recovery.kind}, in {directory.path}", quiet=arguments.json)
     env = open_environment(task, directory, progress=not arguments.json)

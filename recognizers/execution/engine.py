@@ -16,7 +16,10 @@ from recognizers.compaction import CompactNetwork
 from recognizers.data import Examples, Normalization
 from recognizers.evaluation import Precision, autocast
 from recognizers.execution.fusion import fuse
-from recognizers.execution.passes import Keys, StagedPass, choose_boundaries
+from recognizers.execution.passes import Boundaries, Keys, StagedPass, choose_boundaries
+from recognizers.reconstruction.downdate import Downdates
+from recognizers.reconstruction.recipe import Recipe
+from recognizers.reconstruction.walk import Walk
 from recognizers.recovery import Subject, batch_norms, calibration_batches, recalibrating
 
 BASE = b"base"
@@ -30,13 +33,13 @@ class Values:
     Attributes:
         mask: the mask that they belong to, ``[n_units]``.
         tensors: parameters and buffers.
-        weights: the engine's name for the parameters.
+        weights: the engine's names for the parameters of each stage.
         statistics: its names for the statistics of each stage.
     """
 
     mask: np.ndarray
     tensors: dict[str, Tensor]
-    weights: bytes
+    weights: list[bytes]
     statistics: list[bytes]
 
 
@@ -59,12 +62,10 @@ class Engine(Subject):
         baseline: of the network.
         compact: the network.
         cache_bytes: memory that tensors kept between stages may take, in all engines of the baseline together.
-        calibration_images: training images that recalibrations will run over.
+        kept_images: images of the recovery whose tensors are worth keeping.
     """
 
-    def __init__(
-        self, baseline: Baseline, compact: CompactNetwork, *, cache_bytes: int, calibration_images: int
-    ) -> None:
+    def __init__(self, baseline: Baseline, compact: CompactNetwork, *, cache_bytes: int, kept_images: int) -> None:
         self._baseline, self._compact = baseline, compact
         stages = baseline.stages
         versions = compact.versions
@@ -85,12 +86,14 @@ class Engine(Subject):
                 self._stages_of_path.setdefault(path, set()).add(index)
         self._keys = Keys(stages, baseline.table)
         self.first_stages = self._keys.first_stages(baseline.table.n_units)
-        self._cache_bytes, self._calibration_images = cache_bytes, calibration_images
+        self._cache_bytes, self._kept_images = cache_bytes, kept_images
         self._kept, self._sharers = frozenset[int](), 0
         baseline.engines.add(self)
         self._inference: StagedPass | None = None
         self._calibrations: dict[tuple[int, int], StagedPass] = {}
-        self._weights, self._statistics = BASE, [BASE] * len(stages)
+        self._walks: dict[Recipe, Walk] = {}
+        self._downdates: dict[Recipe, Downdates] = {}
+        self._weights, self._statistics = [BASE] * len(stages), [BASE] * len(stages)
         self._names = itertools.count()
         self._extent = _Extent()
 
@@ -100,22 +103,23 @@ class Engine(Subject):
         """Slice the network as ``mask`` (``[n_units]``, 1 kept) says; units that come back have base values."""
         for path in self._compact.follow(mask):
             for stage in self._stages_of_path.get(path, ()):
-                self._statistics[stage] = self._new_name()  # a mixture
+                self._weights[stage] = self._statistics[stage] = self._new_name()  # a mixture
 
     def load_base(self) -> None:
         """Take over base weights and statistics, under the mask as it is."""
-        if self._weights != BASE or any(name != BASE for name in self._statistics):
+        if any(name != BASE for name in (*self._weights, *self._statistics)):
             self._compact.reload()
-            self._weights, self._statistics = BASE, [BASE] * len(self._statistics)
+            count = len(self._modules)
+            self._weights, self._statistics = [BASE] * count, [BASE] * count
 
     def values(self) -> Values:
         """The current values."""
-        return Values(self._compact.mask, self._compact.values(), self._weights, list(self._statistics))
+        return Values(self._compact.mask, self._compact.values(), list(self._weights), list(self._statistics))
 
     def restore(self, values: Values) -> None:
         """Take over values that this network had before."""
         self._compact.restore(values.mask, values.tensors)
-        self._weights, self._statistics = values.weights, list(values.statistics)
+        self._weights, self._statistics = list(values.weights), list(values.statistics)
 
     # --- what a recovery works on ---
 
@@ -147,8 +151,32 @@ class Engine(Subject):
     def changed(self) -> None:
         """Give weights and statistics new names."""
         self._compact.touch(self._compact.paths())
-        self._weights = self._new_name()
-        self._statistics = [self._new_name()] * len(self._statistics)
+        count = len(self._modules)
+        self._weights, self._statistics = [self._new_name()] * count, [self._new_name()] * count
+
+    def reconstruct(self, recipe: Recipe) -> None:
+        """Reconstruct the stages whose weights are not those of the recipe under the mask yet."""
+        extent, count = self._extent, len(self._modules)
+        stop = count if extent.stop is None else extent.stop
+        mask = self._compact.mask
+        keys = self._keys(mask, [f"{recipe!r}".encode()] * count)
+        first = next((stage for stage in range(stop) if self._weights[stage] != keys[stage]), stop)
+        if first == stop and not extent.pin:
+            return
+        self._share_memory()
+        walks = recipe.form in ("asymmetric", "symmetric")
+        start = self._walk(recipe).start(keys, first) if walks else first
+        unsure = self._new_name()  # until all has gone well
+        self._weights[start:stop] = self._statistics[start:stop] = [unsure] * (stop - start)
+        with torch.inference_mode():
+            if walks:
+                self._walk(recipe).advance(
+                    keys, mask, start, stop, compact=self._compact, keep=extent.keep, pin=extent.pin
+                )
+            else:
+                paths = set().union(*(self._baseline.stages[stage].paths for stage in range(start, stop)))
+                self._downdate(recipe).fit(sorted(paths), mask, self._compact)
+        self._weights[start:stop] = self._statistics[start:stop] = keys[start:stop]
 
     @torch.inference_mode()
     def recalibrate(self, images: int, batch_size: int) -> None:
@@ -157,8 +185,8 @@ class Engine(Subject):
         last = max((index for index, paths in enumerate(self._norm_paths) if paths), default=-1) + 1
         extent = self._extent
         stop = last if extent.stop is None else min(extent.stop, last)
-        name = f"calibrated on {images} by {batch_size}: ".encode() + self._weights
-        keys = self._keys(self._compact.mask, [name] * len(self._modules))
+        name = f"calibrated on {images} by {batch_size}: ".encode()
+        keys = self._keys(self._compact.mask, [name + weights for weights in self._weights])
         wrong = (stage for stage in range(stop) if self._norm_paths[stage] and self._statistics[stage] != keys[stage])
         first = next(wrong, stop)
         if first == stop and not extent.pin:
@@ -215,7 +243,7 @@ class Engine(Subject):
 
     def _infer(self) -> list[Tensor]:
         stop = len(self._fused) if self._extent.stop is None else self._extent.stop
-        names = [self._weights + b" " + name for name in self._statistics]
+        names = [b" ".join(pair) for pair in zip(self._weights, self._statistics, strict=True)]
         keys = self._keys(self._compact.mask, names)
         self._share_memory()
         if self._inference is None:
@@ -239,16 +267,33 @@ class Engine(Subject):
             self._baseline.stages,
             self.first_stages,
             bytes_per_number=self._baseline.dtype.itemsize,
-            images=len(self._baseline.splits.reward.images) + self._calibration_images,
+            images=len(self._baseline.splits.reward.images) + self._kept_images,
             budget=self._cache_bytes // sharers,
         )
-        for calibration in self._calibrations.values():
-            calibration.keep(self._kept)
+        for boundaries in (*self._calibrations.values(), *self._walks.values()):
+            boundaries.keep(self._kept)
         if self._inference:
             self._inference.keep(self._kept | {len(self._fused)})
 
-    def _passes(self) -> list[StagedPass]:
-        return [*self._calibrations.values(), *([self._inference] if self._inference else [])]
+    def _walk(self, recipe: Recipe) -> Walk:
+        if recipe not in self._walks:
+            baseline = self._baseline
+            batches = calibration_batches(baseline.calibration(recipe.images), recipe.batch_size)
+            self._walks[recipe] = Walk(
+                *(baseline.network, baseline.table, baseline.stages, batches, recipe),
+                *(baseline.precision, self._kept),
+            )
+        return self._walks[recipe]
+
+    def _downdate(self, recipe: Recipe) -> Downdates:
+        if recipe not in self._downdates:
+            baseline = self._baseline
+            self._downdates[recipe] = Downdates(baseline.network, baseline.table, baseline.consumers(recipe), recipe)
+        return self._downdates[recipe]
+
+    def _passes(self) -> list[Boundaries]:
+        inference = [self._inference] if self._inference else []
+        return [*self._calibrations.values(), *self._walks.values(), *inference]
 
     def _new_name(self) -> bytes:
         return f"values {next(self._names)}".encode()

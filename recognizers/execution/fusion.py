@@ -118,12 +118,12 @@ def fuse(
             continue
         fused, norm, other, relu = [node], None, None, False
         paths: tuple[str, ...] = (str(node.target),)
-        if (follower := _only_user(node)) and _is_foldable(modules.get(str(follower.target)), follower):
+        if (follower := only_user(node)) and _is_foldable(modules.get(str(follower.target)), follower):
             fused, paths = [*fused, follower], (*paths, str(follower.target))
             norm = modules[str(follower.target)]
-        if (follower := _only_user(fused[-1])) and (other := _other_summand(follower, fused[-1])):
+        if (follower := only_user(fused[-1])) and (other := other_summand(follower, fused[-1])):
             fused.append(follower)
-        if (follower := _only_user(fused[-1])) and _is_relu(modules, follower):
+        if (follower := only_user(fused[-1])) and is_relu(modules, follower):
             fused, relu = [*fused, follower], True
         name = f"fused_{node.name}"
         modules[name] = FusedConvolution(
@@ -162,7 +162,8 @@ def _is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The node that reads ``node``, if there is just one."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
@@ -175,14 +176,15 @@ def _is_foldable(module: nn.Module | None, node: fx.Node) -> bool:
     )
 
 
-def _is_relu(modules: dict[str, nn.Module], node: fx.Node) -> bool:
+def is_relu(modules: dict[str, nn.Module], node: fx.Node) -> bool:
+    """Whether a node is a ReLU and nothing else."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         return type(module) is nn.ReLU and not _is_hooked(module)
     return node.op in ("call_function", "call_method") and node.target in _RELUS
 
 
-def _other_summand(node: fx.Node, summand: fx.Node) -> fx.Node | None:
+def other_summand(node: fx.Node, summand: fx.Node) -> fx.Node | None:
     """What a node adds to ``summand``, where that has the same shape."""
     if node.op != "call_function" or node.target not in _SUMS or len(node.args) != 2 or node.kwargs:
         return None

@@ -50,57 +50,23 @@ class Keys:
         return first
 
 
-class StagedPass:
-    """A pass over fixed inputs that keeps some of the tensors between stages, and begins behind what is still right.
+class Boundaries:
+    """Tensors between stages, under the names of what they are.
 
     Boundary ``i`` lies before stage ``i``; boundary ``n_stages`` is the output.
 
     Args:
-        batches: the inputs, each ``[N, C, H, W]``.
-        stages: each maps the tensor before it to the tensor behind it.
         kept: the boundaries whose tensors are kept.
     """
 
-    def __init__(self, batches: Sequence[Tensor], stages: Sequence[Run], kept: frozenset[int]) -> None:
-        self._batches, self._stages, self._kept = list(batches), stages, kept
+    def __init__(self, kept: frozenset[int]) -> None:
+        self._kept = kept
         self._values: dict[int, tuple[bytes, list[Tensor]]] = {}
 
     def start(self, keys: Sequence[bytes], stop: int) -> int:
         """The last boundary, ``stop`` at most, whose tensors are at hand; 0 are the inputs."""
         right = (boundary for boundary, (key, _) in self._values.items() if keys[boundary - 1] == key)
         return max((boundary for boundary in right if boundary <= stop), default=0)
-
-    def advance(self, keys: Sequence[bytes], start: int, stop: int, *, keep: bool, pin: bool = False) -> list[Tensor]:
-        """Run the stages from one boundary to another.
-
-        Args:
-            keys: the names of the stages' outputs.
-            start: see :meth:`start`.
-            stop: where to end.
-            keep: keep tensors on the way, in place of those that were kept there before.
-            pin: keep those at ``stop`` in any case, until :meth:`release`.
-
-        Returns:
-            The tensors at ``stop``, batch by batch.
-        """
-        tensors = self._values[start][1] if start else self._batches
-        if start == stop:
-            return tensors
-        on_the_way = {boundary for boundary in self._kept if start < boundary <= stop} if keep else set()
-        fresh: dict[int, list[Tensor]] = {boundary: [] for boundary in on_the_way | ({stop} if pin else set())}
-        for boundary in fresh:
-            self._values.pop(boundary, None)  # first, so that old and new tensors never lie side by side
-        results = []
-        for batch in tensors:
-            tensor = batch
-            for stage in range(start, stop):
-                tensor = self._stages[stage](tensor)
-                if stage + 1 in fresh:
-                    fresh[stage + 1].append(tensor)
-            results.append(tensor)
-        for boundary, values in fresh.items():
-            self._values[boundary] = (keys[boundary - 1], values)
-        return results
 
     def keep(self, kept: frozenset[int]) -> None:
         """Keep these boundaries from now on."""
@@ -121,6 +87,57 @@ class StagedPass:
     def nbytes(self) -> int:
         """Size of the tensors that are kept, in bytes."""
         return sum(tensor.nbytes for _, tensors in self._values.values() for tensor in tensors)
+
+    def _fresh(self, start: int, stop: int, *, keep: bool, pin: bool) -> set[int]:
+        """The boundaries to fill on the way from ``start`` to ``stop``, now empty."""
+        fresh = {boundary for boundary in self._kept if start < boundary <= stop} if keep else set()
+        fresh |= {stop} if pin else set()
+        for boundary in fresh:
+            self._values.pop(boundary, None)  # first, so that old and new tensors never lie side by side
+        return fresh
+
+
+class StagedPass(Boundaries):
+    """A pass over fixed inputs that keeps some of the tensors between stages, and begins behind what is still right.
+
+    Args:
+        batches: the inputs, each ``[N, C, H, W]``.
+        stages: each maps the tensor before it to the tensor behind it.
+        kept: the boundaries whose tensors are kept.
+    """
+
+    def __init__(self, batches: Sequence[Tensor], stages: Sequence[Run], kept: frozenset[int]) -> None:
+        super().__init__(kept)
+        self._batches, self._stages = list(batches), stages
+
+    def advance(self, keys: Sequence[bytes], start: int, stop: int, *, keep: bool, pin: bool = False) -> list[Tensor]:
+        """Run the stages from one boundary to another.
+
+        Args:
+            keys: the names of the stages' outputs.
+            start: see :meth:`start`.
+            stop: where to end.
+            keep: keep tensors on the way, in place of those that were kept there before.
+            pin: keep those at ``stop`` in any case, until :meth:`release`.
+
+        Returns:
+            The tensors at ``stop``, batch by batch.
+        """
+        tensors = self._values[start][1] if start else self._batches
+        if start == stop:
+            return tensors
+        fresh: dict[int, list[Tensor]] = {boundary: [] for boundary in self._fresh(start, stop, keep=keep, pin=pin)}
+        results = []
+        for batch in tensors:
+            tensor = batch
+            for stage in range(start, stop):
+                tensor = self._stages[stage](tensor)
+                if stage + 1 in fresh:
+                    fresh[stage + 1].append(tensor)
+            results.append(tensor)
+        for boundary, values in fresh.items():
+            self._values[boundary] = (keys[boundary - 1], values)
+        return results
 
 
 def choose_boundaries(

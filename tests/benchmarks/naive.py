@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from recognizers.data import Examples, Normalization
+from recognizers.errors import ConfigurationError
 from recognizers.evaluation import Precision, accuracy
 from recognizers.recognizer import Recognizer
+from recognizers.reconstruction.recipe import Recipe
 from recognizers.recovery import Subject, recalibrate
 from recognizers.zero_out import insert_zero_outs, set_mask
 
@@ -73,6 +75,10 @@ class NaiveLoop(Subject):
     def recalibrate(self, images: int, batch_size: int) -> None:
         """Recalibrate all batch norms, on the images that zeroout takes."""
         recalibrate(self._network, self._calibration[:images], batch_size, "float32")
+
+    def reconstruct(self, recipe: Recipe) -> None:
+        """Refused: hand-made loops do not do it at every step."""
+        raise ConfigurationError("the naive loop knows recoveries none, bn and finetune")
 
     def changed(self) -> None:
         """Nothing is kept, so nothing has to be brought up to date."""

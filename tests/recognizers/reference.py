@@ -13,6 +13,7 @@ from recognizers.baseline import Baseline, Split
 from recognizers.compaction import CompactNetwork
 from recognizers.data import Examples, Normalization, Splits
 from recognizers.evaluation import Precision, predict
+from recognizers.reconstruction.recipe import Recipe
 from recognizers.recovery import NoRecovery, Recovery, Subject, recalibrate
 from recognizers.units import UnitTable
 
@@ -64,6 +65,9 @@ class PlainSubject(Subject):
     def recalibrate(self, images: int, batch_size: int) -> None:
         self.asked.append("recalibrate")
         recalibrate(self._network, self._baseline.calibration(images), batch_size, self.precision)
+
+    def reconstruct(self, recipe: Recipe) -> None:
+        raise AssertionError("reconstruction has references of its own")
 
     def changed(self) -> None:
         self.asked.append("changed")

@@ -73,7 +73,7 @@ def test_unknown_name_is_refused_with_a_suggestion() -> None:
 
 
 def test_names_are_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recognizers.criteria._CRITERIA._entries", {"l1": criterion("l1")})
+    monkeypatch.setattr("recognizers.criteria.registry._CRITERIA._entries", {"l1": criterion("l1")})
 
     @register_criterion("mine")
     def mine(recognizer: Recognizer, generator: np.random.Generator) -> np.ndarray:
