@@ -1,12 +1,24 @@
-"""``zeroout recognizer``: train, evaluate, or describe the network that is to be pruned."""
+"""``zeroout recognizer``: train, evaluate, convert, or describe the network that is to be pruned."""
 
 import argparse
+import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_task
 from agents.cli.output import note, table
+from recognizers.errors import ConfigurationError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from recognizers.blueprint import Blueprint
+
+CONVERSIONS = ("serial", "skip")
+
+_COMPARED_IMAGES = 128
+_TOLERANCE = 1e-4  # of the largest logit: float32 through dozens of layers stays far below, a mistake far above
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -14,7 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = add_command(
         commands,
         "recognizer",
-        "train, evaluate or describe the network that is to be pruned",
+        "train, evaluate, convert or describe the network that is to be pruned",
         "zeroout recognizer info --task cifar10/resnet56 --data npz:cifar10.npz",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -38,6 +50,24 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_task(evaluation)
     add_common(evaluation)
     evaluation.set_defaults(run=run_evaluate)
+    conversion = add_command(
+        actions,
+        "convert",
+        "rewrite a residual network, exactly, so that more of its filters can be pruned",
+        "zeroout recognizer convert --task cifar10/resnet56 --weights resnet56.safetensors --data npz:cifar10.npz "
+        "--to serial --out serial_resnet56.safetensors",
+    )
+    add_task(conversion)
+    conversion.add_argument(
+        "--to",
+        choices=CONVERSIONS,
+        required=True,
+        help="serial: a plain chain of convolutions, without sums and batch norms, about twice as costly; "
+        "skip: a 1x1 convolution, the identity at first, on every skip that has none",
+    )
+    conversion.add_argument("--out", type=Path, metavar="FILE", required=True, help="weights to write: *.safetensors")
+    add_common(conversion)
+    conversion.set_defaults(run=run_convert)
     info = add_command(
         actions,
         "info",
@@ -129,6 +159,94 @@ def run_evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         "base_sha256": recognizer.base_sha256,
         "_text": f"{text}\n\n{cost.parameters:,} parameters, {cost.macs:,} MACs",
     }
+
+
+def run_convert(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Convert, compare, write."""
+    import torch
+
+    from envs.tasks import make_recognizer
+    from recognizers.config import save_weights
+    from recognizers.costs import count_cost
+    from recognizers.evaluation import predict
+
+    if arguments.out.suffix != ".safetensors" or arguments.out.exists():
+        reason = "exists already" if arguments.out.exists() else "must end in .safetensors"
+        raise ConfigurationError(f"--out {arguments.out} {reason}")
+    task = resolve_task(arguments)
+    recognizer = make_recognizer(task, progress=not arguments.json)
+    source = recognizer.blueprint.create().to(recognizer.device)
+    source.load_state_dict(recognizer.base_state)
+    network, blueprint = _convert(source, recognizer.blueprint, arguments.to)
+
+    note(f"comparing logits of {_COMPARED_IMAGES} training images", quiet=arguments.json)
+    train = recognizer.splits.train.images
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:_COMPARED_IMAGES]
+    expected, actual = (
+        predict(each, train[chosen], recognizer.normalization, precision="float32") for each in (source, network)
+    )
+    difference, largest = float((actual - expected).abs().max()), float(expected.abs().max())
+    if not difference <= _TOLERANCE * largest:  # which NaN fails, too
+        raise WeightsError(
+            f"{blueprint.architecture} computes other logits than {recognizer.architecture}: they differ by "
+            f"{difference:.2g}, of {largest:.2g}; nothing is written"
+        )
+    save_weights(arguments.out, network.state_dict(), blueprint)
+    example = recognizer.normalization.normalize(train[:1].to(recognizer.device))
+    before, after = (count_cost(each, example) for each in (source, network))
+    options = "".join(f" {name}={json.dumps(value)}" for name, value in blueprint.arguments.items())
+    text = table(
+        ["network", "parameters", "MACs"],
+        [
+            [recognizer.architecture, f"{before.parameters:,}", f"{before.macs:,}"],
+            [f"{blueprint.architecture}{options}", f"{after.parameters:,}", f"{after.macs:,}"],
+            ["ratio", f"{after.parameters / before.parameters:.3f}", f"{after.macs / before.macs:.3f}"],
+        ],
+    )
+    return {
+        "command": "recognizer convert",
+        "task": task.name,
+        "architecture": blueprint.architecture,
+        "arguments": blueprint.arguments,
+        "weights": str(arguments.out),
+        "compared_images": len(chosen),
+        "largest_difference": difference,
+        "largest_logit": largest,
+        "parameters_before": before.parameters,
+        "macs_before": before.macs,
+        "parameters": after.parameters,
+        "macs": after.macs,
+        "_text": f"{text}\n\nlogits of {len(chosen)} images differ by at most {difference:.2g}, of {largest:.2g}\n"
+        f"weights: {arguments.out}",
+    }
+
+
+def _convert(network: "nn.Module", blueprint: "Blueprint", form: str) -> "tuple[nn.Module, Blueprint]":
+    """The network in another form, and how that is created.
+
+    Raises:
+        ConfigurationError: there is no such form of this network.
+    """
+    from dataclasses import replace
+
+    from recognizers.zoo.resnet import ResNet, add_skip_convolutions
+    from recognizers.zoo.serial import SERIAL_PREFIX, serialise
+
+    if not isinstance(network, ResNet):
+        raise ConfigurationError(
+            f"only the zoo's own residual networks can be converted, and {blueprint.architecture} is none of them"
+        )
+    converted: nn.Module
+    if form == "serial":
+        converted = serialise(network)
+        blueprint = replace(blueprint, architecture=SERIAL_PREFIX + blueprint.architecture, arguments={})
+    else:
+        converted = add_skip_convolutions(network)
+        blueprint = replace(blueprint, arguments={**blueprint.arguments, "skip_convolutions": True})
+    # As whoever reads the file will build it.
+    created = blueprint.create().to(next(network.parameters()).device)
+    created.load_state_dict(converted.state_dict())
+    return created, blueprint
 
 
 def run_info(arguments: argparse.Namespace) -> dict[str, Any]:

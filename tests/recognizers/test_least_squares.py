@@ -1,57 +1,19 @@
 """Least squares without some inputs: everything against fits made anew from the samples themselves."""
 
-import itertools
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import Problem, normal, random_problem
 from torch import Tensor, nn
 
 from recognizers.errors import ConfigurationError
 from recognizers.reconstruction.layer import affine, input_units, parts
-from recognizers.reconstruction.least_squares import Fit, Moments, eliminate, fit, moments, rectify
+from recognizers.reconstruction.least_squares import eliminate, fit, moments
 from recognizers.reconstruction.samples import positions, sampled_inputs, sampled_outputs
 
 SEEDS = st.integers(0, 10**6)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Samples of a layer: inputs ``[N, d]``, targets ``[N, m]``, and the inputs that belong to each unit."""
-
-    inputs: Tensor
-    targets: Tensor
-    groups: list[Tensor]
-
-    @property
-    def data(self) -> Moments:
-        return moments(self.inputs, self.targets)
-
-    def best(self, removed: list[int]) -> tuple[Tensor, float]:
-        """Weights, 0 where units are removed, and squared error, by numpy."""
-        gone = torch.cat([self.groups[unit] for unit in removed]) if removed else torch.empty(0, dtype=torch.int64)
-        kept = np.setdiff1d(np.arange(self.inputs.shape[1]), gone.numpy())
-        weights = torch.zeros(self.inputs.shape[1], self.targets.shape[1], dtype=torch.float64)
-        solution = np.linalg.lstsq(self.inputs[:, kept].numpy(), self.targets.numpy(), rcond=None)[0]
-        weights[torch.from_numpy(kept)] = torch.from_numpy(solution)
-        return weights, self.error(weights)
-
-    def error(self, weights: Tensor) -> float:
-        return float((self.inputs @ weights - self.targets).square().sum())
-
-
-def _normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def _random(seed: int, units: int = 5, of_each: int = 2, outputs: int = 3, samples: int = 40) -> Problem:
-    """Correlated inputs, and targets that they explain in part."""
-    inputs = _normal(seed, samples, units * of_each) @ _normal(seed + 1, units * of_each, units * of_each)
-    targets = inputs @ _normal(seed + 2, units * of_each, outputs) + _normal(seed + 3, samples, outputs)
-    return Problem(inputs, targets, list(torch.arange(units * of_each).view(units, of_each)))
 
 
 LAYERS: dict[str, nn.Conv2d | nn.Linear] = {
@@ -72,7 +34,7 @@ def _of_layer(name: str, seed: int) -> list[tuple[Problem, Tensor]]:
     layer = LAYERS[name].double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
-    features = _normal(seed, 90, 6) if isinstance(layer, nn.Linear) else _normal(seed, 20, 6, 5, 5)
+    features = normal(seed, 90, 6) if isinstance(layer, nn.Linear) else normal(seed, 20, 6, 5, 5)
     with torch.no_grad():
         outputs = layer(features)
     places = positions(outputs.shape, 9, torch.Generator().manual_seed(seed))
@@ -81,7 +43,7 @@ def _of_layer(name: str, seed: int) -> list[tuple[Problem, Tensor]]:
     problems = []
     for part in parts(layer):
         inputs = torch.cat([read[:, part.inputs], torch.ones(len(read), 1, dtype=torch.float64)], 1)
-        noise = 0.5 * _normal(seed + 1, len(read), len(part.outputs))
+        noise = 0.5 * normal(seed + 1, len(read), len(part.outputs))
         of_input = units[part.inputs]
         groups = [(of_input == unit).nonzero().flatten() for unit in of_input.unique()]
         problems.append((Problem(inputs, given_out[:, part.outputs] + noise, groups), affine(layer, None, part)))
@@ -127,7 +89,7 @@ class TestRemoval:
     @given(SEEDS, st.integers(1, 3), st.data())
     @settings(max_examples=40, deadline=None)
     def test_any_set_at_once_or_one_after_the_other(self, seed: int, of_each: int, data: st.DataObject) -> None:
-        problem = _random(seed, units=5, of_each=of_each)
+        problem = random_problem(seed, units=5, of_each=of_each)
         gone = data.draw(st.lists(st.integers(0, 4), unique=True, max_size=4))
         state = start = fit(problem.data, ridge=0)
         rises = 0.0
@@ -144,7 +106,7 @@ class TestRemoval:
             assert float(start.removal_errors([together])[0]) == pytest.approx(rises, rel=1e-6)
 
     def test_a_removal_leaves_the_start_as_it_was(self) -> None:
-        problem = _random(0)
+        problem = random_problem(0)
         start = fit(problem.data)
         inverse, weights = start.inverse.clone(), start.weights.clone()
         start.remove(problem.groups[1])
@@ -152,7 +114,7 @@ class TestRemoval:
         assert torch.equal(start.inverse, inverse) and torch.equal(start.weights, weights)
 
     def test_units_of_different_sizes(self) -> None:
-        problem = _random(3, units=3, of_each=2)
+        problem = random_problem(3, units=3, of_each=2)
         sizes = Problem(
             problem.inputs, problem.targets, [torch.tensor([4]), torch.tensor([0, 1, 5]), torch.tensor([3])]
         )
@@ -163,13 +125,13 @@ class TestRemoval:
     @given(SEEDS)
     @settings(max_examples=20, deadline=None)
     def test_several_layers_that_read_the_same_units(self, seed: int) -> None:
-        problems = [_random(seed, units=4, of_each=1), _random(seed + 9, units=4, of_each=3, outputs=2)]
+        problems = [random_problem(seed, units=4, of_each=1), random_problem(seed + 9, units=4, of_each=3, outputs=2)]
         importance = [2.0, 0.5]
         starts = [fit(problem.data, ridge=0) for problem in problems]
         order, added, _ = eliminate(starts, [problem.groups for problem in problems], count=4, weights=importance)
 
         def error(gone: list[int]) -> float:
-            return sum(one * problem.best(gone)[1] for one, problem in zip(importance, problems, strict=True))
+            return float(sum(one * problem.best(gone)[1] for one, problem in zip(importance, problems, strict=True))
 
         for number, unit in enumerate(order):
             gone = order[:number]
@@ -180,7 +142,7 @@ class TestRemoval:
     @pytest.mark.parametrize("at_once", [2, 3, 99])
     def test_several_at_once(self, at_once: int) -> None:
         """The cheapest of each round go together; what that costs is divided among them, and sums up all the same."""
-        problem = _random(4, units=7, of_each=1)
+        problem = random_problem(4, units=7, of_each=1)
         start = fit(problem.data, ridge=0)
         order, added, (last,) = eliminate([start], [problem.groups], count=5, at_once=at_once)
         first = start.removal_errors(problem.groups).argsort()[: min(at_once, 5)]
@@ -206,12 +168,12 @@ def _dead(problem: Problem) -> Problem:
 
 
 SINGULAR: dict[str, Problem] = {
-    "dead": _dead(_random(0)),
-    "duplicated": _duplicated(_random(1)),
-    "both": _dead(_duplicated(_random(2))),
-    "fewer samples than inputs": _random(3, samples=7),
+    "dead": _dead(random_problem(0)),
+    "duplicated": _duplicated(random_problem(1)),
+    "both": _dead(_duplicated(random_problem(2))),
+    "fewer samples than inputs": random_problem(3, samples=7),
     "nothing but zeros": Problem(
-        torch.zeros(9, 10, dtype=torch.float64), _random(4, samples=9).targets, _random(4).groups
+        torch.zeros(9, 10, dtype=torch.float64), random_problem(4, samples=9).targets, random_problem(4).groups
     ),
 }
 
@@ -256,7 +218,7 @@ class TestSingular:
 
 
 def test_moments_of_chunks_add_up_and_give_the_error_of_any_weights() -> None:
-    problem, weights = _random(5), _normal(6, 10, 3)
+    problem, weights = random_problem(5), normal(6, 10, 3)
     whole = moments(problem.inputs, problem.targets)
     chunks = moments(problem.inputs[:13], problem.targets[:13]) + moments(problem.inputs[13:], problem.targets[13:])
     for one in (whole, chunks):
@@ -271,8 +233,8 @@ def test_moments_of_chunks_add_up_and_give_the_error_of_any_weights() -> None:
 @given(SEEDS, st.floats(1e-4, 10), st.booleans(), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_ridge_and_prior_are_those_of_the_augmented_system(seed: int, ridge: float, near: bool, some: bool) -> None:
-    problem = _random(seed, units=3)
-    prior = _normal(seed + 7, 6, 3) if near else None
+    problem = random_problem(seed, units=3)
+    prior = normal(seed + 7, 6, 3) if near else None
     penalise = torch.tensor([True, True, False, True, True, False]) if some else None
     solved = fit(problem.data, ridge=ridge, prior=prior, penalise=penalise)
     rows = np.flatnonzero(np.ones(6) if penalise is None else penalise.numpy())
@@ -288,80 +250,7 @@ def test_ridge_and_prior_are_those_of_the_augmented_system(seed: int, ridge: flo
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("where", ["inputs", "targets"])
 def test_what_is_not_finite_is_refused(where: str, value: float) -> None:
-    problem = _random(0)
+    problem = random_problem(0)
     getattr(problem, where)[3, 1] = value
     with pytest.raises(ConfigurationError, match="not finite"):
         fit(problem.data)
-
-
-class TestRectify:
-    def _hinge(self, problem: Problem, weights: Tensor, added: Tensor) -> float:
-        """The bound: outputs count where the target is positive, and where they are."""
-        outputs, targets = problem.inputs @ weights + added, problem.targets + added
-        return float(torch.where(targets > 0, outputs - targets, outputs.clamp(min=0)).square().sum())
-
-    def _behind(self, problem: Problem, weights: Tensor, added: Tensor) -> float:
-        outputs, targets = problem.inputs @ weights + added, problem.targets + added
-        return float((outputs.relu() - targets.relu()).square().sum())
-
-    @given(SEEDS, st.integers(1, 12), st.booleans(), st.booleans())
-    @settings(max_examples=60, deadline=None)
-    def test_never_ends_above_its_start(self, seed: int, iterations: int, sums: bool, near: bool) -> None:
-        problem = _random(seed, outputs=2)
-        added = _normal(seed + 5, 40, 2) * 3 if sums else torch.zeros(40, 2, dtype=torch.float64)
-        prior = _normal(seed + 6, 10, 2) if near else None
-        ridge = 0.1 if near else 0.0
-        start = fit(problem.data, ridge=ridge, prior=prior)
-        weights = rectify(
-            start,
-            problem.inputs,
-            problem.targets,
-            added=added if sums else None,
-            prior=prior,
-            gram=problem.data.gram,
-            iterations=iterations,
-        )
-
-        def bound(candidate: Tensor) -> float:
-            penalty = ridge * float(problem.data.gram.diagonal().mean())
-            moved = 0.0 if prior is None else float((candidate - prior).square().sum())
-            return self._hinge(problem, candidate, added) + penalty * moved
-
-        assert bound(weights) <= bound(start.weights) * (1 + 1e-9)
-        if not near:
-            behind = self._behind(problem, start.weights, added)
-            assert self._behind(problem, weights, added) <= behind + 1e-9 + 0.02 * behind
-
-    def test_it_makes_use_of_the_relu(self) -> None:
-        """Targets that a ReLU makes linear: plain least squares leaves a large error, this one hardly any."""
-        inputs = torch.cat([_normal(0, 400, 3), torch.ones(400, 1, dtype=torch.float64)], 1)
-        true = torch.cat([_normal(1, 3, 2), torch.tensor([[0.3, -0.2]])])
-        linear = inputs @ true
-        problem = Problem(inputs, torch.where(linear > 0, linear, 7 * linear), [])
-        start, none = fit(problem.data, ridge=0), torch.zeros(400, 2, dtype=torch.float64)
-        few, many = (rectify(start, inputs, problem.targets, iterations=number) for number in (3, 60))
-        errors = [self._behind(problem, weights, none) for weights in (start.weights, few, many)]
-        assert errors[0] > 100 and errors[1] < 0.2 * errors[0] and errors[2] < 1e-6
-        torch.testing.assert_close(many, true, rtol=0, atol=1e-4)
-
-    def test_no_iterations_are_least_squares(self) -> None:
-        problem = _random(1)
-        start = fit(problem.data)
-        assert rectify(start, problem.inputs, problem.targets, iterations=0) is start.weights
-
-    def test_positive_targets_leave_nothing_to_do(self) -> None:
-        problem = _random(2)
-        positive = Problem(problem.inputs, problem.targets, problem.groups)
-        added = 100 - problem.targets.min().expand(40, 3)
-        start = fit(positive.data, ridge=0)
-        weights = rectify(start, positive.inputs, positive.targets, added=added, iterations=5)
-        torch.testing.assert_close(weights, start.weights)
-
-
-def test_the_cheapest_set_is_not_always_that_of_successive_removals() -> None:
-    """Greedy is greedy: it never beats all sets, and its own error is told rightly."""
-    problem = _random(8, units=5, of_each=1)
-    order, added, _ = eliminate([fit(problem.data, ridge=0)], [problem.groups], count=3)
-    best = min(problem.best(list(gone))[1] for gone in itertools.combinations(range(5), 3))
-    assert sum(added) + problem.best([])[1] >= best * (1 - 1e-9)
-    assert isinstance(fit(problem.data), Fit)

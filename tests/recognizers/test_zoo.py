@@ -16,6 +16,12 @@ PARAMETERS = {  # for 3 channels and 10 classes
     "resnet56": 853_018,
     "resnet18": 11_173_962,
     "resnet34": 21_282_122,
+    "serial_resnet20": 502_026,
+    "serial_resnet32": 889_770,
+    "serial_resnet44": 1_277_514,
+    "serial_resnet56": 1_665_258,
+    "serial_resnet18": 19_660_746,
+    "serial_resnet34": 39_867_786,
     "vgg16_bn": 14_728_266,
 }
 
