@@ -13,7 +13,7 @@ from agents.policy import make_policy, suited
 from agents.results import Result
 from agents.run_directory import RunDirectory, RunSettings
 from agents.running import Run, run_policy
-from agents.workbench import finetune_outcome, open_environment, save_outcome
+from agents.workbench import finetune_outcome, open_environment, save_outcome, save_plans
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, load_task
 from recognizers.errors import ConfigurationError, FileError
@@ -130,6 +130,7 @@ def run_benchmark(
                 done = run_policy(own, policy, entry.name, seed=seed)
                 run.add_episodes(done.episodes[:1])
                 save_outcome(run, own, done.result)
+                save_plans(run, policy)
                 result = done.result
                 if entry.finetune:
                     finetuned = finetune_outcome(run, own, progress=progress, resume=True)

@@ -32,8 +32,8 @@ class RunDirectory:
 
     ``config.yaml`` (resolved settings), ``recognizer.safetensors`` (base weights), ``episodes.jsonl`` (replayable),
     ``best.mask.safetensors``, ``masks/`` (of every policy, where several ran), ``compact.safetensors`` (the pruned
-    network), ``finetuned.safetensors`` (the same, fine-tuned), ``summary.json``, ``checkpoints/``, TensorBoard events
-    in ``tensorboard/``, ``report.html``.
+    network), ``finetuned.safetensors`` (the same, fine-tuned), ``polylines.json`` (what PRO measured),
+    ``summary.json``, ``checkpoints/``, TensorBoard events in ``tensorboard/``, ``report.html``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,6 +46,7 @@ class RunDirectory:
         self.compact = path / "compact.safetensors"
         self.finetuned = path / "finetuned.safetensors"
         self.summary = path / "summary.json"
+        self.polylines = path / "polylines.json"
         self.learning = path / "learning.jsonl"
         self.training = path / "training.jsonl"
         self.finetuning = path / "finetuning.jsonl"

@@ -5,13 +5,16 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from agents.baselines.pro import ProAllocation
 from agents.finetuning import finetune
+from agents.policy import Policy
 from agents.results import Finetuned, Result
 from agents.run_directory import RunDirectory
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, make_recognizer
 from recognizers.compact_file import save_compact
 from recognizers.config import save_weights
+from recognizers.files import write_json
 from recognizers.masks import MaskMetadata, save_mask
 from recognizers.settings import override, validate
 
@@ -71,6 +74,12 @@ def save_outcome(run: RunDirectory, env: PruningEnv, result: Result, *, name: st
         # A policy's name may hold colons and slashes.
         file = re.sub(r"[^\w.-]+", "_", name)
         save_mask(run.masks / f"{file}.mask.safetensors", recognizer.table, recognizer.mask, metadata)
+
+
+def save_plans(run: RunDirectory, policy: Policy) -> None:
+    """Write what PRO has measured; nothing for other policies."""
+    if isinstance(policy, ProAllocation):
+        write_json(run.polylines, [plan.model_dump() for plan in policy.plans])
 
 
 def finetune_outcome(run: RunDirectory, env: PruningEnv, *, progress: bool, resume: bool = False) -> Finetuned:

@@ -1,7 +1,6 @@
 """PRO, pruning ratio optimisation: how much each layer can lose is measured, then shared out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -36,17 +35,17 @@ class Polyline(BaseModel):
     macs: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(BaseModel):
     """A round of PRO.
 
     Attributes:
         polylines: of all layers.
-        counts: units that each layer has lost after it, ``[layers]``.
+        chosen: units that each layer loses in it.
     """
 
-    polylines: list[Polyline]
-    counts: np.ndarray
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    polylines: tuple[Polyline, ...]
+    chosen: tuple[int, ...]
 
 
 @register_allocation("pro")
@@ -102,8 +101,9 @@ class ProAllocation(Allocation):
                 for line, units, count in zip(polylines, order, counts, strict=True)
             ]
             shared = share_out(tables, counts, lambda trial: _cost(env, target, order, trial), 1 - part)
-            counts = _trimmed(env, aim, tables, counts, shared)
-            self.plans.append(Plan(polylines, counts))
+            after = _trimmed(env, aim, tables, counts, shared)
+            self.plans.append(Plan(polylines=tuple(polylines), chosen=tuple((after - counts).tolist())))
+            counts = after
         return counts
 
     def _next(self, mask: np.ndarray, valid: np.ndarray) -> int:

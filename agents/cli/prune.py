@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from agents.policy import make_policy, suited
     from agents.run_directory import RunDirectory, RunSettings
     from agents.running import run_policy
-    from agents.workbench import finetune_outcome, open_environment, save_outcome
+    from agents.workbench import finetune_outcome, open_environment, save_outcome, save_plans
     from recognizers.settings import override
 
     started = time.perf_counter()
@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     directory.add_episodes(done.episodes)
     result = done.result
     save_outcome(directory, env, result)
+    save_plans(directory, policy)
     if arguments.finetune:
         result = result.model_copy(update={"finetuned": finetune_outcome(directory, env, progress=not arguments.json)})
     return conclude(directory, "prune", result, started)

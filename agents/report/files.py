@@ -18,6 +18,7 @@ _MEANINGS = (
     ("episodes.jsonl", "recorded episodes, for replay and validation"),
     ("config.yaml", "resolved configuration"),
     ("summary.json", "all results"),
+    ("polylines.json", "what each layer can lose, as PRO measured it"),
     ("learning.jsonl", "learning of the controller, per iteration"),
     ("training.jsonl", "training of the recognizer, per epoch"),
     ("finetuning.jsonl", "fine-tuning, per epoch"),

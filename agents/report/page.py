@@ -9,7 +9,7 @@ from markupsafe import Markup
 from agents.report import words
 from agents.report.files import commands, listing
 from agents.report.palette import COLOURS
-from agents.report.pictures import layers, learning, paths, seconds, training
+from agents.report.pictures import layers, learning, paths, polylines, seconds, training
 from agents.report.pictures.parts import Section, policy_keys
 from agents.report.run import Entry, Run, read_run
 from agents.report.table import summary_table
@@ -72,6 +72,7 @@ def _sections(run: Run) -> list[Section]:
     candidates = [
         paths.section(run),
         layers.section(run),
+        polylines.section(run),
         learning.section(run) if learning.learned(run) else None,
         training.section(run, "training"),
         training.section(run, "finetuning"),

@@ -154,11 +154,12 @@ def _attribute(network: nn.Module, target: object) -> Any:
 
 def _is_fusible(convolution: nn.Conv2d) -> bool:
     return (
-        convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str) and not _is_hooked(convolution)
+        convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str) and not is_hooked(convolution)
     )
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a module does more than its ``forward`` says."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
@@ -172,7 +173,7 @@ def _is_foldable(module: nn.Module | None, node: fx.Node) -> bool:
         node.op == "call_module"
         and type(module) is nn.BatchNorm2d
         and module.running_mean is not None
-        and not _is_hooked(module)
+        and not is_hooked(module)
     )
 
 
@@ -180,7 +181,7 @@ def is_relu(modules: dict[str, nn.Module], node: fx.Node) -> bool:
     """Whether a node is a ReLU and nothing else."""
     if node.op == "call_module":
         module = modules[str(node.target)]
-        return type(module) is nn.ReLU and not _is_hooked(module)
+        return type(module) is nn.ReLU and not is_hooked(module)
     return node.op in ("call_function", "call_method") and node.target in _RELUS
 
 

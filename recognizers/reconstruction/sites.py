@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from recognizers.execution.fusion import is_relu, only_user, other_summand
+from recognizers.execution.fusion import is_hooked, is_relu, only_user, other_summand
 from recognizers.execution.stages import Stage
 from recognizers.units import is_depthwise
 
@@ -37,7 +37,8 @@ class Site:
 def find_sites(stage: Stage, network: nn.Module) -> list[Site]:
     """The sites of a stage, in forward order.
 
-    Depthwise convolutions are none, nor are those that pad with anything but zeros.
+    Depthwise convolutions are none, nor are those that pad with anything but zeros, linear layers that read more than
+    one place of a map, and layers with a ``forward`` or hooks of their own.
     """
     assert stage.graph is not None
     modules = {
@@ -48,7 +49,7 @@ def find_sites(stage: Stage, network: nn.Module) -> list[Site]:
     sites = []
     for node in stage.graph.nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(module, nn.Conv2d | nn.Linear) or not _is_known(module) or len(node.args) != 1:
+        if not isinstance(module, nn.Conv2d | nn.Linear) or not _is_known(module, node) or len(node.args) != 1:
             continue
         target, norm, other = node, None, None
         follower = only_user(node)
@@ -80,12 +81,16 @@ def execution_order(graph: fx.Graph, sites: Sequence[Site]) -> list[fx.Node]:
     return list(order)
 
 
-def _is_known(module: nn.Conv2d | nn.Linear) -> bool:
-    return isinstance(module, nn.Linear) or (not is_depthwise(module) and module.padding_mode == "zeros")
+def _is_known(module: nn.Conv2d | nn.Linear, node: fx.Node) -> bool:
+    if is_hooked(module):
+        return False
+    if type(module) is nn.Linear:
+        return len(node.meta["shape"]) == 2
+    return type(module) is nn.Conv2d and not is_depthwise(module) and module.padding_mode == "zeros"
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return type(module) is nn.BatchNorm2d and module.running_mean is not None
+    return type(module) is nn.BatchNorm2d and module.running_mean is not None and not is_hooked(module)
 
 
 def _without_cycles(sites: list[Site], modules: dict[str, nn.Module]) -> list[Site]:

@@ -131,7 +131,7 @@ class TestRemoval:
         order, added, _ = eliminate(starts, [problem.groups for problem in problems], count=4, weights=importance)
 
         def error(gone: list[int]) -> float:
-            return float(sum(one * problem.best(gone)[1] for one, problem in zip(importance, problems, strict=True))
+            return float(sum(one * problem.best(gone)[1] for one, problem in zip(importance, problems, strict=True)))
 
         for number, unit in enumerate(order):
             gone = order[:number]

@@ -63,7 +63,7 @@ def test_it_makes_use_of_the_relu() -> None:
     linear = inputs @ true
     problem = Problem(inputs, torch.where(linear > 0, linear, 7 * linear), [])
     start, none = fit(problem.data, ridge=0), torch.zeros(400, 2, dtype=torch.float64)
-    few, many = (rectify(start, inputs, problem.targets, iterations=number) for number in (3, 60))
+    few, many = (rectify(start, inputs, problem.targets, iterations=number) for number in (3, 200))
     errors = [_behind(problem, weights, none) for weights in (start.weights, few, many)]
     assert errors[0] > 100 and errors[1] < 0.3 * errors[0] and errors[2] < 1e-6
     torch.testing.assert_close(many, true, rtol=0, atol=1e-4)

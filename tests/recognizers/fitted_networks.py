@@ -1,0 +1,168 @@
+"""Small networks for 8x8 images of one channel whose layers read pruned units in all the usual ways.
+
+``SITES`` says of each layer that can be fitted: its path, that of the batch norm behind it, and that of the module
+whose output is added to it, or None.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Sites = list[tuple[str, str | None, str | None]]
+
+
+class Chain(nn.Sequential):
+    """As VGG: convolutions with batch norm, then linear layers that read flattened maps."""
+
+    SITES: Sites = [("0", "1", None), ("4", "5", None), ("9", None, None), ("11", None, None)]
+
+    def __init__(self) -> None:
+        super().__init__(
+            *(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(6, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten()),
+            *(nn.Linear(32, 12), nn.ReLU(), nn.Linear(12, 10)),
+        )
+
+
+class NoNorm(nn.Sequential):
+    """No batch norm; one layer has no bias, so it has no offset at all."""
+
+    SITES: Sites = [("0", None, None), ("2", None, None), ("6", None, None)]
+
+    def __init__(self) -> None:
+        super().__init__(
+            *(nn.Conv2d(1, 6, 3, stride=2), nn.ReLU(), nn.Conv2d(6, 8, 2, padding=1, bias=False), nn.ReLU()),
+            *(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(32, 10)),
+        )
+
+
+class Padded(nn.Module):
+    """A shortcut without parameters: every other pixel, and zeros for new channels."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return functional.pad(features[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, inner: int, shortcut: nn.Module, stride: int = 1, out: int = 6) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(width, inner, 3, stride, padding=1, bias=False), nn.BatchNorm2d(inner)
+        self.conv2, self.norm2 = nn.Conv2d(inner, out, 3, padding=1, bias=False), nn.BatchNorm2d(out)
+        self.shortcut = shortcut
+
+    def forward(self, features: Tensor) -> Tensor:
+        inner = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(features)))))
+        return functional.relu(inner + self.shortcut(features))
+
+
+class Residual(nn.Module):
+    """Blocks whose shortcut is the identity, a projection, and padded."""
+
+    SITES: Sites = [
+        ("stem", "norm", None),
+        ("one.conv1", "one.norm1", None),
+        ("one.conv2", "one.norm2", "one.shortcut"),
+        ("two.conv1", "two.norm1", None),
+        ("two.conv2", "two.norm2", "two.shortcut"),
+        ("two.shortcut.0", "two.shortcut.1", None),  # fewer weights than what it meets
+        ("three.conv1", "three.norm1", None),
+        ("three.conv2", "three.norm2", "three.shortcut"),
+        ("head", None, None),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.one = Block(6, 7, nn.Identity())
+        self.two = Block(6, 7, nn.Sequential(nn.Conv2d(6, 6, 1, 2, bias=False), nn.BatchNorm2d(6)), stride=2)
+        self.three = Block(6, 7, Padded(), stride=2, out=8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.three(self.two(self.one(functional.relu(self.norm(self.stem(images))))))
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+
+class Dense(nn.Module):
+    """As DenseNet: layers that read all before them, side by side."""
+
+    SITES: Sites = [(path, path.replace("conv", "norm"), None) for path in ("conv1", "conv2", "conv3")] + [
+        ("head", None, None)
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(1, 5, 3, padding=1), nn.BatchNorm2d(5)
+        self.conv2, self.norm2 = nn.Conv2d(5, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv3, self.norm3 = nn.Conv2d(9, 6, 3, stride=2), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = self.norm1(self.conv1(images)).relu()
+        both = torch.cat([first, self.norm2(self.conv2(first)).relu()], 1)
+        logits: Tensor = self.head(self.norm3(self.conv3(both)).relu().mean((2, 3)))
+        return logits
+
+
+class Grouped(nn.Module):
+    """A grouped and a depthwise convolution; the depthwise one is never fitted."""
+
+    SITES: Sites = [("stem", "norm1", None), ("grouped", "norm2", None), ("point", "norm4", None), ("head", None, None)]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm1 = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.grouped, self.norm2 = nn.Conv2d(8, 8, 3, padding=1, groups=2), nn.BatchNorm2d(8)
+        self.deep, self.norm3 = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8), nn.BatchNorm2d(8)
+        self.point, self.norm4 = nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm2(self.grouped(functional.relu(self.norm1(self.stem(images))))).relu()
+        features = self.norm4(self.point(functional.relu(self.norm3(self.deep(features)))))
+        logits: Tensor = self.head(functional.relu(features).mean((2, 3)))
+        return logits
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "chain": Chain,
+    "no norm": NoNorm,
+    "residual": Residual,
+    "dense": Dense,
+    "grouped": Grouped,
+}
+
+
+class EveryPlace(nn.Module):
+    """Linear layers that read every place of a map, as in ConvNeXt; they are not fitted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 6, 2, stride=2), nn.BatchNorm2d(6)
+        self.wide, self.narrow = nn.Linear(6, 9), nn.Linear(9, 6)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm(self.stem(images)).relu().permute(0, 2, 3, 1)
+        features = self.narrow(functional.relu(self.wide(features)))
+        logits: Tensor = self.head(features.mean((1, 2)))
+        return logits
+
+
+class Scales(nn.Module):
+    """A linear layer that reads maps of two sizes, flattened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4)
+        self.conv2, self.norm2 = nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5)
+        self.head = nn.Linear(4 * 9 + 5, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = functional.relu(self.norm1(self.conv1(images)))
+        second = functional.relu(self.norm2(self.conv2(first)))
+        logits: Tensor = self.head(torch.cat([first.flatten(1), second.flatten(1)], 1))
+        return logits
