@@ -34,6 +34,7 @@ def finetune(
         recognizer.splits,
         recognizer.normalization,
         config,
+        teacher=recognizer.baseline.network,
         device=recognizer.device,
         progress=progress,
         checkpoint=checkpoint,

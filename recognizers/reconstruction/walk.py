@@ -89,8 +89,10 @@ class Walk(Boundaries):
             The condition number of each fitted layer.
         """
         conditions: dict[str, float] = {}
-        fresh = self._fresh(start, stop, keep=keep, pin=pin)
         tensors = self._values[start][1] if start else [*self._batches, *self._batches]
+        if start == stop:
+            return conditions
+        fresh = self._fresh(start, stop, keep=keep, pin=pin)
         for index in range(start, stop):
             count = len(self._batches)
             pruned, original = self._stage(index, mask, tensors[:count], tensors[count:], conditions)

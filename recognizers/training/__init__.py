@@ -1,7 +1,7 @@
 """Supervised training by SGD: from scratch, the final fine-tuning, and a few steps of recovery."""
 
 from recognizers.training.config import TrainingConfig
-from recognizers.training.loop import TrainingResult, sgd_steps, train
+from recognizers.training.loop import TrainingResult, distillation_loss, sgd_steps, train
 from recognizers.training.state import EpochRecord
 
-__all__ = ["EpochRecord", "TrainingConfig", "TrainingResult", "sgd_steps", "train"]
+__all__ = ["EpochRecord", "TrainingConfig", "TrainingResult", "distillation_loss", "sgd_steps", "train"]

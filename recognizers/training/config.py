@@ -38,6 +38,14 @@ class TrainingConfig(BaseModel):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of the target spread evenly over all classes (Szegedy et al. 2016: 0.1)"
     )
+    distillation: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the loss that is the divergence from the unpruned network's outputs (Hinton et al. 2015); "
+        "for fine-tuning only",
+    )
+    temperature: float = Field(4.0, gt=0, description="that soften both outputs for distillation (Hinton et al. 2015)")
     flip: bool = Field(False, description="augment by left-right flips (He et al. 2016: on for CIFAR; off for digits)")
     padding: int = Field(
         1, ge=0, description="augment by crops from a frame of this many zero pixels (He et al. 2016: 4 for CIFAR)"

@@ -44,6 +44,7 @@ def train(
     normalization: Normalization,
     config: TrainingConfig,
     *,
+    teacher: nn.Module | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
     checkpoint: Path | None = None,
@@ -59,6 +60,7 @@ def train(
         splits: only ``train`` and ``selection`` are looked at.
         normalization: of the images.
         config: the settings.
+        teacher: whose outputs to come close to, where the settings ask for distillation; left unchanged.
         device: where to train; the network is moved there. By default where the network is.
         progress: show a progress bar on standard error.
         checkpoint: file written after every epoch, atomically.
@@ -66,9 +68,12 @@ def train(
         on_epoch: called with the record of each epoch once its checkpoint is written.
 
     Raises:
-        ConfigurationError: the training diverged, or ``checkpoint`` was written under other settings.
+        ConfigurationError: the training diverged, ``checkpoint`` was written under other settings, or the settings ask
+            for a teacher and there is none.
         FileError: ``checkpoint`` cannot be written, is corrupt, or is of another network.
     """
+    if config.distillation and teacher is None:
+        raise ConfigurationError("distillation needs a network to learn from: it belongs to fine-tuning")
     device = network_device(network) if device is None else torch.device(device)
     network.to(device)
     examples, held_out = splits.train.to(device), splits.selection.to(device)
@@ -95,7 +100,9 @@ def train(
             total=config.epochs * steps, initial=first * steps, disable=not progress, unit="step", desc="training"
         ) as bar:
             for _ in range(first, config.epochs):
-                record = _train_epoch(state, examples, held_out, normalization=normalization, config=config, bar=bar)
+                record = _train_epoch(
+                    state, examples, held_out, normalization=normalization, config=config, teacher=teacher, bar=bar
+                )
                 state.add(record)
                 if checkpoint is not None:
                     state.save(checkpoint, config)
@@ -165,6 +172,7 @@ def _train_epoch(
     *,
     normalization: Normalization,
     config: TrainingConfig,
+    teacher: nn.Module | None,
     bar: "tqdm[Never]",
 ) -> EpochRecord:
     """Do one epoch and measure it."""
@@ -195,6 +203,9 @@ def _train_epoch(
             normalization=normalization,
             precision=config.precision,
             label_smoothing=config.label_smoothing,
+            teacher=teacher if config.distillation else None,
+            distillation=config.distillation,
+            temperature=config.temperature,
         )
         loss += batch_loss * len(index)
         correct += (logits.argmax(1) == batch.labels).sum()
@@ -228,15 +239,40 @@ def _step(
     normalization: Normalization,
     precision: Precision,
     label_smoothing: float = 0.0,
+    teacher: nn.Module | None = None,
+    distillation: float = 0.0,
+    temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Do one step of SGD; return the loss [] and the logits [N, classes], both detached."""
+    inputs = to_inputs(batch.images, normalization, precision)
     with autocast(precision, batch.images.device):
-        logits = network(to_inputs(batch.images, normalization, precision))
+        logits = network(inputs)
     loss = nn.functional.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
+    if teacher is not None:
+        with training_mode(teacher, False), torch.no_grad(), autocast(precision, batch.images.device):
+            wanted = teacher(inputs)
+        soft = distillation_loss(logits.float(), wanted.float(), temperature)
+        loss = (1 - distillation) * loss + distillation * soft
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.detach(), logits.detach()
+
+
+def distillation_loss(logits: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Divergence of softened outputs from those of a teacher (Hinton et al. 2015, "Distilling the knowledge").
+
+    Args:
+        logits: [N, classes].
+        wanted: of the teacher, [N, classes].
+        temperature: both are divided by it; the result is multiplied by its square, so that gradients keep their size.
+
+    Returns:
+        The mean Kullback-Leibler divergence in nats, times the squared temperature.
+    """
+    student = nn.functional.log_softmax(logits / temperature, 1)
+    target = nn.functional.log_softmax(wanted / temperature, 1)
+    return temperature**2 * nn.functional.kl_div(student, target, reduction="batchmean", log_target=True)
 
 
 def _draw(

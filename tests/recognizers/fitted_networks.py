@@ -1,22 +1,36 @@
-"""Small networks for 8x8 images of one channel whose layers read pruned units in all the usual ways.
-
-``SITES`` says of each layer that can be fitted: its path, that of the batch norm behind it, and that of the module
-whose output is added to it, or None.
-"""
+"""Small networks for 8x8 images of one channel whose layers read pruned units in all the usual ways."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from reference import few
 from torch import Tensor, nn
 from torch.nn import functional
 
-Sites = list[tuple[str, str | None, str | None]]
+from recognizers.baseline import Baseline
+from recognizers.data import Normalization, Splits
+
+Build = Callable[[], nn.Module]
+
+
+def make_baseline(
+    digits: tuple[Splits, Normalization],
+    enliven: Callable[..., nn.Module],
+    build: Build,
+    images: int = 120,
+    **arguments: Any,
+) -> Baseline:
+    """A baseline of few images around a network whose statistics mean something."""
+    splits, normalization = digits
+    part = few(splits, images)
+    torch.manual_seed(0)
+    network = enliven(build(), normalization.normalize(part.train.images))
+    return Baseline(network, part, normalization, device=torch.device("cpu"), **{"batch_size": 60, **arguments})
 
 
 class Chain(nn.Sequential):
     """As VGG: convolutions with batch norm, then linear layers that read flattened maps."""
-
-    SITES: Sites = [("0", "1", None), ("4", "5", None), ("9", None, None), ("11", None, None)]
 
     def __init__(self) -> None:
         super().__init__(
@@ -28,8 +42,6 @@ class Chain(nn.Sequential):
 
 class NoNorm(nn.Sequential):
     """No batch norm; one layer has no bias, so it has no offset at all."""
-
-    SITES: Sites = [("0", None, None), ("2", None, None), ("6", None, None)]
 
     def __init__(self) -> None:
         super().__init__(
@@ -60,18 +72,6 @@ class Block(nn.Module):
 class Residual(nn.Module):
     """Blocks whose shortcut is the identity, a projection, and padded."""
 
-    SITES: Sites = [
-        ("stem", "norm", None),
-        ("one.conv1", "one.norm1", None),
-        ("one.conv2", "one.norm2", "one.shortcut"),
-        ("two.conv1", "two.norm1", None),
-        ("two.conv2", "two.norm2", "two.shortcut"),
-        ("two.shortcut.0", "two.shortcut.1", None),  # fewer weights than what it meets
-        ("three.conv1", "three.norm1", None),
-        ("three.conv2", "three.norm2", "three.shortcut"),
-        ("head", None, None),
-    ]
-
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
@@ -88,10 +88,6 @@ class Residual(nn.Module):
 
 class Dense(nn.Module):
     """As DenseNet: layers that read all before them, side by side."""
-
-    SITES: Sites = [(path, path.replace("conv", "norm"), None) for path in ("conv1", "conv2", "conv3")] + [
-        ("head", None, None)
-    ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,8 +106,6 @@ class Dense(nn.Module):
 class Grouped(nn.Module):
     """A grouped and a depthwise convolution; the depthwise one is never fitted."""
 
-    SITES: Sites = [("stem", "norm1", None), ("grouped", "norm2", None), ("point", "norm4", None), ("head", None, None)]
-
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm1 = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
@@ -127,13 +121,33 @@ class Grouped(nn.Module):
         return logits
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
+NETWORKS: dict[str, Build] = {
     "chain": Chain,
     "no norm": NoNorm,
     "residual": Residual,
     "dense": Dense,
     "grouped": Grouped,
 }
+
+SITES: dict[str, list[tuple[str, str | None, str | None]]] = {
+    "chain": [("0", "1", None), ("4", "5", None), ("9", None, None), ("11", None, None)],
+    "no norm": [("0", None, None), ("2", None, None), ("6", None, None)],
+    "residual": [
+        ("stem", "norm", None),
+        ("one.conv1", "one.norm1", None),
+        ("one.conv2", "one.norm2", "one.shortcut"),
+        ("two.conv1", "two.norm1", None),
+        ("two.conv2", "two.norm2", "two.shortcut"),
+        ("two.shortcut.0", "two.shortcut.1", None),  # fewer weights than what it meets
+        ("three.conv1", "three.norm1", None),
+        ("three.conv2", "three.norm2", "three.shortcut"),
+        ("head", None, None),
+    ],
+    "dense": [("conv1", "norm1", None), ("conv2", "norm2", None), ("conv3", "norm3", None), ("head", None, None)],
+    "grouped": [("stem", "norm1", None), ("grouped", "norm2", None), ("point", "norm4", None), ("head", None, None)],
+}
+"""Of each layer that can be fitted its path, that of the batch norm behind it, and that of the module whose output is
+added to it, or None."""
 
 
 class EveryPlace(nn.Module):
@@ -149,20 +163,4 @@ class EveryPlace(nn.Module):
         features = self.norm(self.stem(images)).relu().permute(0, 2, 3, 1)
         features = self.narrow(functional.relu(self.wide(features)))
         logits: Tensor = self.head(features.mean((1, 2)))
-        return logits
-
-
-class Scales(nn.Module):
-    """A linear layer that reads maps of two sizes, flattened."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4)
-        self.conv2, self.norm2 = nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5)
-        self.head = nn.Linear(4 * 9 + 5, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        first = functional.relu(self.norm1(self.conv1(images)))
-        second = functional.relu(self.norm2(self.conv2(first)))
-        logits: Tensor = self.head(torch.cat([first.flatten(1), second.flatten(1)], 1))
         return logits

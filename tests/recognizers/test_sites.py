@@ -5,9 +5,8 @@ from collections.abc import Callable
 import odd_networks
 import pytest
 import torch
-from fitted_networks import NETWORKS, Block, EveryPlace, Sites
+from fitted_networks import NETWORKS, SITES, Block, EveryPlace
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
 from recognizers.execution.stages import Stage, cut
 from recognizers.reconstruction.sites import Site, execution_order, find_sites
@@ -32,11 +31,9 @@ def _module(node: fx.Node | None) -> str | None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_usual_networks(name: str) -> None:
-    expected: Sites = NETWORKS[name].SITES  # type: ignore[attr-defined]
-    network = NETWORKS[name]()
-    sites = _sites(network)
-    assert [(path, site.norm) for path, site in sites.items()] == [(path, norm) for path, norm, _ in expected]
-    for path, norm, other in expected:
+    sites = _sites(NETWORKS[name]())
+    assert [(path, site.norm) for path, site in sites.items()] == [(path, norm) for path, norm, _ in SITES[name]]
+    for path, norm, other in SITES[name]:
         site = sites[path]
         assert (site.other is not None) == (other is not None)
         if other is None:
@@ -69,7 +66,8 @@ class TestSums:
 
             def forward(self, images: Tensor) -> Tensor:
                 features = self.stem(images).sigmoid()
-                return functional.relu(self.one(features) + self.other(features)).mean((2, 3))
+                both: Tensor = self.one(features) + self.other(features)
+                return both.relu().mean((2, 3))
 
         sites = _sites(Equals())
         assert sorted(site.other is None for site in sites.values() if site.path != "stem") == [False, True]
@@ -85,7 +83,8 @@ class TestSums:
             def forward(self, images: Tensor) -> Tensor:
                 features = self.stem(images).relu()
                 both = self.a(features) + self.pool(features)
-                return (self.c(features) + both).relu().mean((2, 3)) + self.b(features).mean((2, 3))
+                logits: Tensor = (self.c(features) + both).relu().mean((2, 3)) + self.b(features).mean((2, 3))
+                return logits
 
         network = Chained()
         sites = _sites(network)
@@ -147,7 +146,8 @@ class TestOthers:
 
             def forward(self, images: Tensor) -> Tensor:
                 features = self.conv(images)
-                return self.free(self.conv2(self.norm(features) * features)).mean((2, 3))
+                logits: Tensor = self.free(self.conv2(self.norm(features) * features)).mean((2, 3))
+                return logits
 
         sites = _sites(Twice())
         for path in ("conv", "conv2"):  # the second norm has no statistics

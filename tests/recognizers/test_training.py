@@ -13,7 +13,7 @@ from recognizers import zoo
 from recognizers.data import Examples, Normalization, Splits, load_dataset, split
 from recognizers.errors import ConfigurationError, FileError
 from recognizers.evaluation import accuracy, predict
-from recognizers.training import EpochRecord, TrainingConfig, TrainingResult, sgd_steps, train
+from recognizers.training import EpochRecord, TrainingConfig, TrainingResult, distillation_loss, sgd_steps, train
 
 SHORT = TrainingConfig(epochs=4, batch_size=32, warmup_epochs=1, precision="float32", flip=True)
 
@@ -266,3 +266,34 @@ class TestSgdSteps:
         sgd_steps(network, images, labels, normalization, steps=1, generator=torch.Generator(), **options)
         assert weight.grad is not None
         torch.testing.assert_close(network[1].weight, weight - 0.05 * (weight.grad + 1e-4 * weight))
+
+
+def test_distillation_is_the_divergence_of_softened_outputs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, wanted = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    expected = 0.0
+    for student, teacher in zip(logits / 2, wanted / 2, strict=True):
+        p, q = teacher.softmax(0), student.softmax(0)
+        expected += float((p * (p / q).log()).sum()) * 4 / 5
+    assert float(distillation_loss(logits, wanted, 2.0)) == pytest.approx(expected)
+    assert float(distillation_loss(wanted, wanted, 2.0)) == pytest.approx(0, abs=1e-12)
+
+
+def test_distillation_without_a_teacher_is_refused(small: tuple[Splits, Normalization]) -> None:
+    with pytest.raises(ConfigurationError, match="learn from"):
+        train(small_network(), *small, TrainingConfig(epochs=2, distillation=0.5))
+
+
+def test_distillation_alone_comes_close_to_the_teacher(small: tuple[Splits, Normalization]) -> None:
+    """Without labels, from an equal network the distance stays 0; from another one it shrinks."""
+    splits, normalization = small
+    teacher, network = small_network(1), small_network(2)
+
+    def distance() -> float:
+        outputs = [predict(module, splits.train.images, normalization) for module in (network, teacher)]
+        return float(distillation_loss(outputs[0], outputs[1], 1.0))
+
+    before, kept = distance(), weights(teacher)
+    train(network, splits, normalization, SHORT.model_copy(update={"distillation": 1.0}), teacher=teacher)
+    assert distance() < 0.7 * before
+    assert_same(weights(teacher), kept)
