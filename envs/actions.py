@@ -1,5 +1,6 @@
 """Actions: which units one action removes."""
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -173,7 +174,7 @@ class MaskActions(Actions):
 
     def recall(self, record: int | str) -> np.ndarray:
         """The bits."""
-        if not isinstance(record, str) or len(record) != 2 * ((self._size + 7) // 8):
+        if not isinstance(record, str) or not re.fullmatch(rf"[0-9a-f]{{{2 * ((self._size + 7) // 8)}}}", record):
             raise ValueError(f"{record!r} is no mask of {self._size} units")
         bits: np.ndarray = np.unpackbits(np.frombuffer(bytes.fromhex(record), dtype=np.uint8))
         return bits[: self._size].astype(np.int8)

@@ -87,7 +87,7 @@ class Baseline:
         }
         self.accuracies: dict[Split, float] = {}
         self._memos: dict[Recovery, Memo] = {}
-        self._consumers: dict[tuple[int, int, float], list[Consumer]] = {}
+        self._consumers: dict[tuple[int, int, float, int], list[Consumer]] = {}
         self.engines = WeakSet[object]()
 
     @property
@@ -141,7 +141,7 @@ class Baseline:
 
     def consumers(self, recipe: Recipe) -> list[Consumer]:
         """What the layers that read units see in the network, on the recipe's images; gathered once."""
-        key = recipe.images, recipe.positions, recipe.ridge
+        key = recipe.images, recipe.positions, recipe.ridge, recipe.batch_size
         if key not in self._consumers:
             with torch.inference_mode(False):
                 self._consumers[key] = consumers(

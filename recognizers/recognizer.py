@@ -18,7 +18,7 @@ from recognizers.blueprint import Blueprint
 from recognizers.compaction import CompactNetwork
 from recognizers.costs import Cost, CostModel
 from recognizers.data import Normalization, Splits
-from recognizers.errors import ConfigurationError, MaskError
+from recognizers.errors import MaskError
 from recognizers.evaluation import accuracy
 from recognizers.execution.engine import Engine, Values
 from recognizers.masks import check_mask
@@ -273,16 +273,18 @@ class Recognizer:
     def probe_logits(self, masks: Sequence[np.ndarray]) -> list[Tensor]:
         """Logits of the reward split's images under masks, ``[N, classes]`` float32 each; the state stays.
 
-        What the masks have in common with the current one is computed once.
-
-        Raises:
-            ConfigurationError: the recovery depends on how a mask was reached.
+        After memoryless recoveries, what the masks have in common with the current one is computed once. Other
+        recoveries start from base weights, as in :meth:`load_mask`.
         """
-        if not self.recovery.memoryless:
-            raise ConfigurationError(f"recovery {self.recovery!r} depends on the path, so masks say too little")
         state = self.snapshot()
         try:
-            return self._probe_stages(masks, self.logits)
+            if self.recovery.memoryless:
+                return self._probe_stages(masks, self.logits)
+            results = []
+            for mask in masks:
+                self.load_mask(mask)
+                results.append(self.logits())
+            return results
         finally:
             self._engine.release()
             self.restore(state)

@@ -30,6 +30,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark."""
     from agents.benchmark import load_benchmark, markdown_table, read_rows, run_benchmark
+    from agents.report.frontier import save_frontier
     from recognizers.files import write_json, write_text
 
     config, out = load_benchmark(arguments.config, arguments.overrides), arguments.out
@@ -53,4 +54,5 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     table = markdown_table(config, rows)
     write_text(out / "table.md", table + "\n")
+    save_frontier(config, rows, out / "accuracy.png")
     return {"command": "benchmark", "results": str(results), "runs": len(rows), "_text": table}

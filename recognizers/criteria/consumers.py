@@ -86,9 +86,7 @@ def unification(recognizer: Recognizer, generator: np.random.Generator) -> np.nd
     """Least error of handing a unit's weights to the one that behaves most like it (neuron unification)."""
 
     def remove(views: Sequence[View], units: int) -> Removal:
-        known = [behaviour(view.consumer) for view in views]
-        if any(len(seen.units) != units for seen in known):  # a concatenation hands on parts of several layers
-            known = [seen.only(torch.cat(view.groups)) for seen, view in zip(known, views, strict=True)]
+        known = [behaviour(view.consumer, torch.stack(view.groups)) for view in views]
         return unify(
             [seen.products * view.weight * view.consumer.data.samples for seen, view in zip(known, views, strict=True)],
             [torch.stack([view.consumer.weights[group] for group in view.groups]) for view in views],
@@ -108,29 +106,30 @@ def lasso_order(products: np.ndarray, pulls: np.ndarray) -> Removal:
         The order of removal, and the rise of the least squared error as coefficients go in that order.
     """
     count = len(pulls)
-    power = np.maximum(np.diagonal(products), np.finfo(np.float64).tiny)
+    power = np.diagonal(products)
+    highest = power.max()
+    varies = power > 1e-6 * highest  # what is left of the others is rounding, of either sign
+    power = np.where(varies, power, 1.0)
     coefficients, entry = np.zeros(count), np.zeros(count)
     strongest = np.abs(pulls).max()
     for penalty in strongest * np.geomspace(1, 1e-5, 100):
         for _ in range(100):  # coordinate descent
             largest = 0.0
-            for index in range(count):
+            for index in np.flatnonzero(varies):
                 rest = pulls[index] - products[index] @ coefficients + power[index] * coefficients[index]
                 value = np.sign(rest) * max(abs(rest) - penalty, 0.0) / power[index]
                 largest = max(largest, abs(value - coefficients[index]) * np.sqrt(power[index]))
                 coefficients[index] = value
-            if largest <= 1e-6 * np.sqrt(power.max()):
+            if largest <= 1e-6 * np.sqrt(max(highest, 0.0)):
                 break
         entry[(entry == 0) & (coefficients != 0)] = penalty
     # Those that never entered go first, the weakest of them before the others.
-    order = [int(unit) for unit in np.lexsort((np.abs(pulls) / np.sqrt(power), entry))]
-    errors = [0.0]
-    for removed in range(1, count + 1):
-        kept = order[removed:]
+    order = [int(unit) for unit in np.lexsort((varies * np.abs(pulls) / np.sqrt(power), entry))]
+    errors = []
+    for removed in range(count + 1):
+        kept = [unit for unit in order[removed:] if varies[unit]]
         best = np.linalg.lstsq(products[np.ix_(kept, kept)], pulls[kept], rcond=None)[0] if kept else np.zeros(0)
         errors.append(-float(best @ pulls[kept]))
-    full = np.linalg.lstsq(products, pulls, rcond=None)[0]
-    errors[0] = -float(full @ pulls)
     return order, [max(later - sooner, 0.0) for sooner, later in itertools.pairwise(errors)]
 
 
@@ -181,7 +180,7 @@ def _scores(recognizer: Recognizer, remove: Callable[[Sequence[View], int], Remo
         for consumer in consumers:
             groups = [consumer.inputs_of(unit) for unit in layer.units.tolist()]
             if all(len(group) for group in groups):
-                views.append(View(consumer, groups, 1 / max(_variation(consumer), np.finfo(np.float64).tiny)))
+                views.append(View(consumer, groups, _weight(consumer)))
         if views:
             order, added = remove(views, len(layer))
             reached = np.cumsum(added)
@@ -191,7 +190,9 @@ def _scores(recognizer: Recognizer, remove: Callable[[Sequence[View], int], Remo
     return np.where(np.isnan(scores), highest, scores)
 
 
-def _variation(consumer: Consumer) -> float:
-    """Summed squares of a consumer's outputs about their means."""
+def _weight(consumer: Consumer) -> float:
+    """1 over the squares of a consumer's outputs about their means; 0 where they never vary, but for rounding."""
     data = consumer.data
-    return float((data.energy - data.cross[-1] ** 2 / data.samples).sum())
+    energy = float(data.energy.sum())
+    variation = energy - float((data.cross[-1] ** 2).sum()) / data.samples
+    return 1 / variation if variation > 1e-5 * energy else 0.0

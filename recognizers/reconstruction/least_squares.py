@@ -94,7 +94,7 @@ class Fit:
             index = torch.stack([groups[position] for position in chosen.tolist()])  # [g, q]
             blocks = self.inverse[index[:, :, None], index[:, None, :]]  # [g, q, q]
             weights = self.weights[index]  # [g, q, m]
-            errors[chosen] = (weights * _solve(blocks, weights)).sum((1, 2)).clamp(min=0)
+            errors[chosen] = _inverse_root(blocks, weights).square().sum((1, 2))
         return errors
 
     def remove(self, inputs: Tensor) -> Fit:
@@ -181,13 +181,13 @@ def _remove_in_place(state: Fit, inputs: Tensor) -> float:
     """What :meth:`Fit.remove` does, without a copy; returns by how much the error rises."""
     columns = state.inverse[:, inputs]  # [d, k]
     removed = state.weights[inputs]  # [k, m]
-    factor = _solve(columns[inputs], torch.cat([removed, columns.T], 1))  # [k, m + d]
-    outputs = removed.shape[1]
-    product = columns @ factor[:, outputs:]
-    state.inverse.sub_((product + product.T).div_(2))  # rounding would make it drift
-    state.weights.addmm_(columns, factor[:, :outputs], alpha=-1)
+    # With the block's inverse as R R^T, everything is a product of R^T with something, and the downdate is symmetric.
+    scaled = _inverse_root(columns[inputs], torch.cat([removed, columns.T], 1))  # [k, m + d]
+    drop, pull = scaled[:, : removed.shape[1]], scaled[:, removed.shape[1] :]
+    state.inverse.addmm_(pull.T, pull, alpha=-1)  # in one pass over what may be hundreds of megabytes
+    state.weights.addmm_(pull.T, drop, alpha=-1)
     state.inverse[inputs], state.inverse[:, inputs], state.weights[inputs] = 0.0, 0.0, 0.0
-    return float((removed * factor[:, :outputs]).sum().clamp(min=0))
+    return float(drop.square().sum())
 
 
 def rectify(
@@ -258,15 +258,19 @@ def _inverse(gram: Tensor) -> tuple[Tensor, float]:
     return (vectors * inverted) @ vectors.T, float("inf") if not used.all() else largest / float(values[0])
 
 
-def _solve(blocks: Tensor, right: Tensor) -> Tensor:
-    """``blocks^-1 right`` of symmetric positive semidefinite blocks, ``[..., q, q]``; on their range where singular."""
+def _inverse_root(blocks: Tensor, right: Tensor) -> Tensor:
+    """``R^T right`` with ``R R^T`` the inverse of symmetric positive semidefinite blocks, ``[..., q, q]``.
+
+    Where a block is singular, the inverse is that on its range.
+    """
     factor, failed = torch.linalg.cholesky_ex(blocks)
     diagonal = factor.diagonal(dim1=-2, dim2=-1)
     if not failed.any() and bool((diagonal.amin(-1) > 1e-7 * diagonal.amax(-1)).all()):
-        return torch.cholesky_solve(right, factor)
+        solution: Tensor = torch.linalg.solve_triangular(factor, right, upper=False)
+        return solution
     values, vectors = torch.linalg.eigh(blocks)
     largest = values[..., -1:].clamp(min=0)
     used = values > largest * values.shape[-1] * torch.finfo(blocks.dtype).eps * 10
-    inverted = torch.where(used, 1 / torch.where(used, values, 1.0), 0.0)
-    solution: Tensor = vectors @ (inverted[..., None] * (vectors.mT @ right))
-    return solution
+    root = torch.where(used, torch.where(used, values, 1.0).rsqrt(), 0.0)
+    scaled: Tensor = root[..., None] * (vectors.mT @ right)
+    return scaled

@@ -34,24 +34,29 @@ class Behaviour:
     products: Tensor
     groups: Tensor
 
-    def only(self, inputs: Tensor) -> Behaviour:
-        """That of the units to which ``inputs`` belong."""
-        chosen = torch.isin(self.groups[:, 0], inputs)
-        return Behaviour(self.units[chosen], self.products[chosen][:, chosen], self.groups[chosen])
 
-
-def behaviour(consumer: Consumer) -> Behaviour:
-    """The behaviour of a consumer's units, at all places that a sample looks at."""
-    units = consumer.units.unique()
-    units = units[units >= 0]
-    groups = torch.stack([consumer.inputs_of(int(unit)) for unit in units])  # [n, q]
+def behaviour(consumer: Consumer, groups: Tensor) -> Behaviour:
+    """The behaviour of some of a consumer's units, given by their inputs, ``[n, q]``, at all places of a sample."""
     gram = consumer.data.gram / consumer.data.samples
     if consumer.offset:
         mean = gram[-1]
         gram = gram - mean[:, None] * mean
     # Averaged over the places, so that the same factor serves all of a unit's inputs.
-    products = torch.stack([gram[groups[:, place][:, None], groups[:, place]] for place in range(groups.shape[1])])
-    return Behaviour(units, products.mean(0), groups)
+    at_places = [gram[groups[:, place][:, None], groups[:, place]] for place in range(groups.shape[1])]
+    products = torch.stack(at_places).mean(0)
+    # What is left of a unit that never varies is rounding, of either sign.
+    power = consumer.data.gram.diagonal()[groups].mean(1) / consumer.data.samples
+    varies = products.diagonal() > 1e-4 * power
+    return Behaviour(consumer.units[groups[:, 0]], products * varies * varies[:, None], groups)
+
+
+def alike(consumer: Consumer) -> list[Behaviour]:
+    """The behaviour of a consumer's units; a concatenation may hand on some more often than others, each for itself."""
+    by_size: dict[int, list[Tensor]] = {}
+    for unit in consumer.units[consumer.units >= 0].unique():
+        group = consumer.inputs_of(int(unit))
+        by_size.setdefault(len(group), []).append(group)
+    return [behaviour(consumer, torch.stack(groups)) for groups in by_size.values()]
 
 
 def unify(products: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[list[int], list[float]]:
@@ -104,8 +109,13 @@ def costs(products: Tensor, strength: Tensor) -> Tensor:
 
 def merge(consumer: Consumer, mask: np.ndarray) -> Tensor:
     """A consumer's weights, ``[d + 1, m]``, once each unit removed by ``mask`` is replaced by its nearest kept one."""
-    known = behaviour(consumer)
     weights = consumer.weights.clone()
+    for known in alike(consumer):
+        _merge(consumer, known, mask, weights)
+    return weights
+
+
+def _merge(consumer: Consumer, known: Behaviour, mask: np.ndarray, weights: Tensor) -> None:
     gone = removed(known.units, mask)
     kept = (~gone).nonzero().flatten()
     mean = consumer.data.gram[-1] / consumer.data.samples
@@ -123,4 +133,3 @@ def merge(consumer: Consumer, mask: np.ndarray) -> Tensor:
         if consumer.offset:
             weights[-1] += (mean[lost] - factor * mean[taken]) @ consumer.weights[lost]
         weights[lost] = 0.0
-    return weights

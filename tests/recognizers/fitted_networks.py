@@ -29,6 +29,42 @@ def make_baseline(
     return Baseline(network, part, normalization, device=torch.device("cpu"), **{"batch_size": 60, **arguments})
 
 
+@torch.no_grad()
+def inputs_and_outputs(network: nn.Module, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """What each module reads, before any ZeroOut, and what it puts out."""
+    inputs, seen = dict[str, Tensor](), dict[str, tuple[Tensor, Tensor]]()
+    handles = []
+    for path, module in network.named_modules():
+        handles.append(
+            module.register_forward_pre_hook(lambda _, args, path=path: inputs.__setitem__(path, args[0]), prepend=True)
+        )
+        handles.append(
+            module.register_forward_hook(
+                lambda _, __, output, path=path: seen.__setitem__(path, (inputs[path], output))
+            )
+        )
+    network(images)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def columns_of(layer: nn.Module, features: Tensor) -> Tensor:
+    """What a layer reads at each place, ``[N, d]`` float64."""
+    if isinstance(layer, nn.Linear):
+        return features.double()
+    assert isinstance(layer, nn.Conv2d)
+    padding: Any = layer.padding
+    return (
+        functional.unfold(features, layer.kernel_size, layer.dilation, padding, layer.stride).mT.flatten(0, 1).double()
+    )
+
+
+def rows_of(features: Tensor) -> Tensor:
+    """Values at each place, ``[N, C]`` float64."""
+    return (features if features.dim() == 2 else features.permute(0, 2, 3, 1).flatten(0, 2)).double()
+
+
 class Chain(nn.Sequential):
     """As VGG: convolutions with batch norm, then linear layers that read flattened maps."""
 
@@ -103,6 +139,24 @@ class Dense(nn.Module):
         return logits
 
 
+class Repeated(nn.Module):
+    """A concatenation hands on some units twice, and others once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv2, self.norm2 = nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5)
+        self.conv3, self.norm3 = nn.Conv2d(13, 6, 1), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = self.norm1(self.conv1(images)).relu()
+        second = self.norm2(self.conv2(first)).relu()
+        both = torch.cat([first, functional.max_pool2d(first, 3, 1, 1), second], 1)
+        logits: Tensor = self.head(self.norm3(self.conv3(both)).relu().mean((2, 3)))
+        return logits
+
+
 class Grouped(nn.Module):
     """A grouped and a depthwise convolution; the depthwise one is never fitted."""
 
@@ -126,6 +180,7 @@ NETWORKS: dict[str, Build] = {
     "no norm": NoNorm,
     "residual": Residual,
     "dense": Dense,
+    "repeated": Repeated,
     "grouped": Grouped,
 }
 
@@ -144,6 +199,7 @@ SITES: dict[str, list[tuple[str, str | None, str | None]]] = {
         ("head", None, None),
     ],
     "dense": [("conv1", "norm1", None), ("conv2", "norm2", None), ("conv3", "norm3", None), ("head", None, None)],
+    "repeated": [("conv1", "norm1", None), ("conv2", "norm2", None), ("conv3", "norm3", None), ("head", None, None)],
     "grouped": [("stem", "norm1", None), ("grouped", "norm2", None), ("point", "norm4", None), ("head", None, None)],
 }
 """Of each layer that can be fitted its path, that of the batch norm behind it, and that of the module whose output is

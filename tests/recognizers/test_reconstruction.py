@@ -7,9 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from fitted_networks import NETWORKS, SITES, make_baseline
+from fitted_networks import NETWORKS, SITES, columns_of, inputs_and_outputs, make_baseline, rows_of
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recognizers.baseline import Baseline
 from recognizers.data import Normalization, Splits
@@ -50,42 +49,6 @@ def _pruned(baseline: Baseline, recovery: Recovery, mask: np.ndarray) -> Recogni
     return recognizer
 
 
-@torch.no_grad()
-def _outputs(network: nn.Module, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """What each module reads, before any ZeroOut, and what it puts out."""
-    inputs, seen = dict[str, Tensor](), dict[str, tuple[Tensor, Tensor]]()
-    handles = []
-    for path, module in network.named_modules():
-        handles.append(
-            module.register_forward_pre_hook(lambda _, args, path=path: inputs.__setitem__(path, args[0]), prepend=True)
-        )
-        handles.append(
-            module.register_forward_hook(
-                lambda _, __, output, path=path: seen.__setitem__(path, (inputs[path], output))
-            )
-        )
-    network(images)
-    for handle in handles:
-        handle.remove()
-    return seen
-
-
-def _columns(layer: nn.Module, features: Tensor) -> Tensor:
-    """What a layer reads at each place, ``[N, d]`` float64."""
-    if isinstance(layer, nn.Linear):
-        return features.double()
-    assert isinstance(layer, nn.Conv2d)
-    padding: Any = layer.padding
-    return (
-        functional.unfold(features, layer.kernel_size, layer.dilation, padding, layer.stride).mT.flatten(0, 1).double()
-    )
-
-
-def _rows(features: Tensor) -> Tensor:
-    """Values at each place, ``[N, C]`` float64."""
-    return (features if features.dim() == 2 else features.permute(0, 2, 3, 1).flatten(0, 2)).double()
-
-
 @dataclass
 class Seen:
     """A layer with its norm in the original and in the masked network, its inputs there, and what it aims at."""
@@ -103,7 +66,7 @@ class Seen:
         path, norm, other = site
         original, masked = recognizer.baseline.network, recognizer.network
         images = recognizer.baseline.calibration(IMAGES)
-        before, after = _outputs(original, images), _outputs(masked, images)
+        before, after = inputs_and_outputs(original, images), inputs_and_outputs(masked, images)
         inputs = before[path][0] if form == "independent" else after[path][0]
         targets = before[norm or path][1]
         old_norm = nn.Identity() if norm is None else original.get_submodule(norm)
@@ -119,7 +82,7 @@ class Seen:
             masked.get_submodule(path),
             nn.Identity() if norm is None else masked.get_submodule(norm),
             inputs,
-            _rows(targets)[:, kept],
+            rows_of(targets)[:, kept],
             units is not None and not mask[units[units >= 0]].all(),
             torch.from_numpy(kept),
         )
@@ -128,14 +91,14 @@ class Seen:
     @torch.no_grad()
     def outputs(self) -> Tensor:
         """Of the fitted layer, ``[N, kept]``."""
-        return _rows(self.norm(self.layer(self.inputs)))[:, self.kept]
+        return rows_of(self.norm(self.layer(self.inputs)))[:, self.kept]
 
     @property
     @torch.no_grad()
     def read(self) -> list[np.ndarray]:
         """The columns of each group that it reads, a constant one last where it can have an offset."""
         zero_out: Any = getattr(self.layer, "zero_out", nn.Identity())
-        columns = _columns(self.layer, zero_out(self.inputs))
+        columns = columns_of(self.layer, zero_out(self.inputs))
         groups = self.layer.groups if isinstance(self.layer, nn.Conv2d) else 1
         constant = columns.new_ones(len(columns), int(self.offset))
         return [torch.cat([part, constant], 1).numpy() for part in columns.chunk(groups, 1)]

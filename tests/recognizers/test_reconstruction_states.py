@@ -4,22 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import odd_networks
 import pytest
 import torch
-from fitted_networks import NETWORKS, Build, EveryPlace, make_baseline
+from fitted_networks import NETWORKS, Build, make_baseline
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import random_units
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recognizers.baseline import Baseline
 from recognizers.data import Normalization, Splits
-from recognizers.errors import ConfigurationError
 from recognizers.evaluation import accuracy
 from recognizers.recognizer import Recognizer, Snapshot
-from recognizers.recovery import ReconstructRecovery, Recovery, UnifyRecovery, recalibrate
+from recognizers.recovery import ReconstructRecovery, Recovery, UnifyRecovery
 
 COMMON = {"images": 30, "positions": 12, "batch_size": 20}
 RECOVERIES: dict[str, Recovery] = {
@@ -208,3 +205,17 @@ class TestNetworks:
         for other in (stepwise, backwards):
             _assert_same(direct.compact(), other.compact())
             assert torch.equal(direct.logits(), other.logits())
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 7}, {"positions": 3}, {"images": 17}, {"form": "unify"}])
+def test_recoveries_of_one_baseline_do_not_disturb_each_other(make: Make, change: dict[str, Any]) -> None:
+    """Whatever one gathers on the base network, the other must not take for its own."""
+    first = RECOVERIES["independent"]
+    second = RECOVERIES["unify"] if "form" in change else first.model_copy(update=change)
+    shared, *others = (make(NETWORKS["chain"]) for _ in range(3))
+    mask = _mask(shared, 3)
+    for recovery, other in zip((first, second), others, strict=True):
+        together, alone = Recognizer(shared, recovery=recovery), Recognizer(other, recovery=recovery)
+        together.load_mask(mask)
+        alone.load_mask(mask)
+        _assert_same(together.compact(), alone.compact())
