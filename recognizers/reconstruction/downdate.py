@@ -63,7 +63,7 @@ class Downdates:
         if self._recipe.form == "unify":
             weights = merge(consumer, mask)
         else:
-            solved = consumer.solution.remove(gone.nonzero().flatten()).weights
+            solved = consumer.solution.weights_without(gone.nonzero().flatten())
             weights = torch.cat([solved, solved.new_zeros(len(gone) + 1 - len(solved), solved.shape[1])])
         outputs = torch.arange(len(consumer.part.outputs))
         write(layer, norm, consumer.part, outputs, weights, consumer.data)

@@ -97,6 +97,18 @@ class Fit:
             errors[chosen] = _inverse_root(blocks, weights).square().sum((1, 2))
         return errors
 
+    def weights_without(self, inputs: Tensor) -> Tensor:
+        """The weights of :meth:`remove`, ``[d, m]``, alone: with many inputs removed far cheaper."""
+        columns = self.inverse[:, inputs]  # [d, k]
+        removed = self.weights[inputs]  # [k, m]
+        factor, failed = torch.linalg.cholesky_ex(columns[inputs])
+        diagonal = factor.diagonal()
+        if not len(inputs) or failed or bool(diagonal.amin() <= 1e-7 * diagonal.amax()):
+            return self.remove(inputs).weights
+        weights = self.weights - columns @ torch.cholesky_solve(removed, factor)
+        weights[inputs] = 0.0
+        return weights
+
     def remove(self, inputs: Tensor) -> Fit:
         """The best weights without some inputs, ``[k]`` int64, whose weights and rows become 0: one downdate."""
         result = Fit(self.inverse.clone(), self.weights.clone(), self.condition)

@@ -42,8 +42,8 @@ class TrainingConfig(BaseModel):
         0.0,
         ge=0,
         le=1,
-        description="share of the loss that is the divergence from the unpruned network's outputs (Hinton et al. 2015); "
-        "for fine-tuning only",
+        description="share of the loss that is the divergence from the outputs of the unpruned network "
+        "(Hinton et al. 2015); for fine-tuning only",
     )
     temperature: float = Field(4.0, gt=0, description="that soften both outputs for distillation (Hinton et al. 2015)")
     flip: bool = Field(False, description="augment by left-right flips (He et al. 2016: on for CIFAR; off for digits)")

@@ -173,7 +173,7 @@ class TestOnNetworks:
             network.get_submodule("norm1").weight[3], network.get_submodule("norm1").bias[3] = 0.0, -1.0  # type: ignore[index, operator]
             network.get_parameter("conv2.weight").zero_()  # conv1 is still read by conv3
         scores = _scores(name, recognizer)
-        assert np.isfinite(scores).all()
+        assert np.isfinite(scores).all() and scores.max() < 100, "relative to what consumers put out"
         assert scores[:5].argmin() == 3
 
     @pytest.mark.parametrize("name", NAMES)
