@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from agents.baselines.allocations import GlobalAllocation, UniformAllocation, meets, removal_mask
-from agents.baselines.pro import FRACTIONS, ProAllocation, measure, share_out
+from agents.baselines.pro import FRACTIONS, Polyline, ProAllocation, _interpolated, measure, share_out
 from agents.policy import make_policy, suited
 from agents.running import run_policy
 from envs.actions import ActionsConfig
@@ -165,10 +165,11 @@ class TestShareOut:
         )
         assert error(tuple(counts)) <= least + 1e-6 * max(1.0, error(tuple(counts)))
 
-    def test_where_errors_grow_ever_faster_it_ends_at_the_target(self) -> None:
-        tables = [np.arange(6) ** 2.0, 1.5 * np.arange(6) ** 2.0]
-        counts = share_out(tables, np.zeros(2, dtype=np.int64), lambda counts: 1 - counts.sum() / 10, 0.5)
-        assert counts.tolist() == [3, 2]
+    @pytest.mark.parametrize("removed", range(1, 24))
+    def test_where_errors_grow_ever_faster_it_ends_at_the_target(self, removed: int) -> None:
+        tables = [np.arange(15) ** 2.0, 1.37 * np.arange(11) ** 2.0]
+        counts = share_out(tables, np.zeros(2, dtype=np.int64), lambda counts: 1 - counts.sum() / 26, 1 - removed / 26)
+        assert counts.sum() == removed
 
     def test_out_of_reach(self) -> None:
         with pytest.raises(ConfigurationError, match=r"0\.3 of the cost is out of reach"):
@@ -176,6 +177,16 @@ class TestShareOut:
 
 
 class TestPro:
+    def test_errors_between_those_measured_are_interpolated_by_their_logarithm(self) -> None:
+        def table(removed: tuple[int, ...], errors: tuple[float, ...], left: int) -> list[float]:
+            line = Polyline(layer="layer", units=left, removed=removed, errors=errors, macs=(0.1,) * len(removed))
+            return [float(error) for error in _interpolated(line, left)]
+
+        assert table((1, 3, 4), (1.0, 100.0, 400.0), 7) == pytest.approx([0, 1, 10, 100, 400, 400, 400])
+        assert table((1, 2), (5.0, 2.0), 3) == pytest.approx([0, 5, 5]), "never falling"
+        assert table((1, 2), (-1.0, 2.0), 3) == pytest.approx([0, 0, 2], abs=1e-8)
+        assert table((), (), 1) == [0]
+
     def test_polylines_are_what_removals_do_to_the_logits(self, task: TaskConfig) -> None:
         recognizer = make_recognizer(task)
         order = [layer.units[::-1] for layer in recognizer.table.layers]

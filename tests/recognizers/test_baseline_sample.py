@@ -38,7 +38,8 @@ def test_more_images_than_there_are_means_all(baseline: Baseline) -> None:
 def test_figures_stay_apart(baseline: Baseline) -> None:
     mask = np.ones(baseline.table.n_units, dtype=np.int8)
     mask[[0, 1, 2, 7, 8, 9, 10]] = 0
-    figures = []
+    figures: list[tuple[float, float]] = []
+    assert len(torch.cat(baseline.reward)) == len(baseline.splits.reward.labels), "prepared before they are sampled"
     for one in (baseline, baseline.sample(7), baseline.sample(7), baseline):
         recognizer = Recognizer(one, recovery=BatchNormRecovery(images=40))
         full = recognizer.baseline_accuracy()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fitted_networks import NETWORKS, Build, make_baseline
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from reference import random_units
 from torch import Tensor, nn
@@ -154,6 +154,7 @@ class TestSequences:
 
     @pytest.mark.parametrize("kind", RECOVERIES)
     @given(operations=OPERATIONS, megabytes=st.sampled_from([0, 1, 1024]))
+    @example(operations=[("probe", 0), ("probe", 1)], megabytes=1)
     @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     def test_every_figure_is_that_of_a_new_recognizer(
         self, baselines: list[Baseline], kind: str, operations: list[tuple[str, int]], megabytes: int
