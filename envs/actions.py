@@ -56,6 +56,11 @@ class Actions(ABC):
     def space(self) -> spaces.Space[Any]:
         """Of the actions."""
 
+    @property
+    @abstractmethod
+    def domain(self) -> str:
+        """What an action is, for messages."""
+
     @abstractmethod
     def units(self, action: Action, mask: np.ndarray) -> np.ndarray:
         """The units, least important first, that ``action`` removes under ``mask`` (``[U]``); ``[k]`` int64."""
@@ -107,6 +112,11 @@ class DiscreteActions(Actions):
         """One index per action."""
         return spaces.Discrete(len(self))
 
+    @property
+    def domain(self) -> str:
+        """An index."""
+        return f"an integer in 0..{len(self) - 1}"
+
     def fault(self, action: Action, mask: np.ndarray) -> str | None:
         """Its units are gone, or are all that is left of their layer."""
         if self.valid(mask)[action]:
@@ -141,6 +151,11 @@ class MaskActions(Actions):
     def space(self) -> spaces.MultiBinary:
         """One bit per unit."""
         return spaces.MultiBinary(self._size)
+
+    @property
+    def domain(self) -> str:
+        """A vector."""
+        return f"a vector of {self._size} bits (int8)"
 
     def reach(self) -> np.ndarray:
         """One unit of every layer."""

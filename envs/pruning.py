@@ -293,7 +293,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         if self.recognizer.holder is not self:
             raise ConfigurationError("another environment has taken over this recognizer: give each one of its own")
         if not self.action_space.contains(action):
-            raise InvalidActionError(f"action {action!r} is not in {self.action_space}")
+            raise InvalidActionError(f"action {action!r} is not {self.actions.domain}")
         mask = self.recognizer.mask
         if fault := self.actions.fault(action, mask):
             raise InvalidActionError(f"action {action} is not valid: {fault}")

@@ -106,9 +106,9 @@ class TestSteps:
             (_without(1), "removes nothing"),
             (_without(*range(6)), "would leave no unit of layer 'features.conv1'"),
             (_without(0, *range(14, 22)), "would leave no unit of layer 'features.conv3'"),
-            (np.zeros(21, dtype=np.int8), r"is not in MultiBinary\(22\)"),
-            (2 * _without(0), r"is not in MultiBinary\(22\)"),
-            (3, r"action 3 is not in MultiBinary\(22\)"),
+            (np.zeros(21, dtype=np.int8), r"is not a vector of 22 bits"),
+            (2 * _without(0), r"is not a vector of 22 bits"),
+            (3, r"action 3 is not a vector of 22 bits"),
         ],
     )
     def test_invalid_ones_are_refused_and_change_nothing(self, env: PruningEnv, action: Any, message: str) -> None:

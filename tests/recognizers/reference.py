@@ -67,7 +67,7 @@ class PlainSubject(Subject):
         recalibrate(self._network, self._baseline.calibration(images), batch_size, self.precision)
 
     def reconstruct(self, recipe: Recipe) -> None:
-        raise AssertionError("reconstruction has references of its own")
+        self.asked.append("reconstruct")  # which has references of its own
 
     def changed(self) -> None:
         self.asked.append("changed")

@@ -220,13 +220,15 @@ class TestUse:
 
     def test_an_interruption_leaves_no_trace(self, make: Make, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         baseline = make(NETWORKS["residual"])
-        mask = _half(baseline)
-        expected = _pruned(baseline, _recovery(kind), mask).compact()
+        before = _half(baseline)
+        after = before.copy()
+        after[np.flatnonzero(before)[0]] = 0
+        expected = [_pruned(baseline, _recovery(kind), mask).compact() for mask in (before, after)]
         module = "walk" if kind in ("asymmetric", "symmetric") else "downdate"
-        recognizer = _pruned(baseline, _recovery(kind), _half(baseline, seed=1))
-        recognizer.compact()
-        for stop in (0, 1, 3):
-            calls: list[int] = []
+        for stop in (0, 1, 3, 5):
+            recognizer = _pruned(baseline, _recovery(kind), before)
+            recognizer.compact()
+            snapshot, calls = recognizer.snapshot(), list[int]()
 
             def write(*arguments: Any, calls: list[int] = calls, stop: int = stop) -> None:
                 calls.append(1)
@@ -236,8 +238,9 @@ class TestUse:
 
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
                 patch.setattr(f"recognizers.reconstruction.{module}.write", write)
-                recognizer.load_mask(mask)
+                recognizer.load_mask(after)
                 recognizer.compact()
-            assert _same_values(recognizer.compact(), expected)
-            recognizer.load_mask(_half(baseline, seed=1))
-            recognizer.compact()
+            recognizer.restore(snapshot)
+            assert _same_values(recognizer.compact(), expected[0])
+            recognizer.load_mask(after)
+            assert _same_values(recognizer.compact(), expected[1])
