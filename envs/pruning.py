@@ -29,12 +29,16 @@ class Probe:
         measurement: accuracy and reductions after it.
         reward: its reward.
         terminated: whether the episode would end.
+        efficiency: how good the step looks by itself, see :meth:`~envs.objectives.Objective.efficiency`.
+        observation: what :meth:`PruningEnv.step` would return; it follows from the rest and is not compared.
     """
 
     action: Action
     measurement: Measurement
     reward: float
     terminated: bool
+    efficiency: float
+    observation: Observation = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
     the same actions gives the same episode), `seconds` (of the last step: `zero_out`, `recover`, `measure`).
 
     What was spent over all episodes is on the environment itself: `environment_steps`, `evaluations` (in which probes
-    count, too) and `seconds` (with those of probes under `probe`).
+    count, too) and `seconds` (with those of probes under `probe`). `probes` lists what was probed since the last step.
 
     ## Arguments
     ```python
@@ -182,6 +186,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         self.evaluations = 0
         self.environment_steps = 0
         self.seconds = Seconds()
+        self.probes: list[Probe] = []
         self._state = Measurement(self.baseline_accuracy, 0.0, 0.0)
         self._generator = torch.Generator()
         self._episode_seed = 0
@@ -212,8 +217,9 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         self.recognizer.holder = self
         self._state = Measurement(self.baseline_accuracy, 0.0, 0.0)
         self._terminated = False
+        self.probes = []
         action_mask = self._action_mask()
-        return self._observation(action_mask), self._info(0.0, Seconds(), action_mask)
+        return self._observe(self._state, self.recognizer.mask, action_mask), self._info(0.0, Seconds(), action_mask)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Zero out the action's units, recover, measure.
@@ -225,11 +231,12 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         before = self._state
         self._state, seconds = self._advance(units)
         self.environment_steps += 1
-        self._terminated = self._ends(self._state, self.recognizer.mask)
+        self.probes = []
+        mask = self.recognizer.mask
+        self._terminated, action_mask = self._outlook(self._state, mask)
         reward = self.objective.reward(before, self._state, self.baseline_accuracy)
-        action_mask = self._action_mask()
         info = self._info(reward, seconds, action_mask)
-        return self._observation(action_mask), reward, self._terminated, False, info
+        return self._observe(self._state, mask, action_mask), reward, self._terminated, False, info
 
     def probe(self, actions: Sequence[Action]) -> list[Probe]:
         """What each action would give, without taking it: exactly the figures of :meth:`step`.
@@ -253,7 +260,11 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
             after[units] = 0
             state = Measurement(accuracy, *recognizer.costs.reductions(after))
             reward = self.objective.reward(self._state, state, self.baseline_accuracy)
-            probes.append(Probe(action, state, reward, self._ends(state, after)))
+            efficiency = self.objective.efficiency(self._state, state, self.baseline_accuracy)
+            terminated, action_mask = self._outlook(state, after)
+            observation = self._observe(state, after, action_mask)
+            probes.append(Probe(action, state, reward, terminated, efficiency, observation))
+        self.probes += probes
         return probes
 
     def valid_actions(self) -> np.ndarray:
@@ -313,18 +324,21 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         self.seconds += seconds
         return Measurement(accuracy, parameters, macs), seconds
 
-    def _ends(self, state: Measurement, mask: np.ndarray) -> bool:
-        return self.objective.terminated(state, self.baseline_accuracy) or not self.actions.valid(mask).any()
+    def _outlook(self, state: Measurement, mask: np.ndarray) -> tuple[bool, np.ndarray]:
+        """Whether an episode ends in a state, and its valid actions; none after the end."""
+        valid = self.actions.valid(mask)
+        ends = self.objective.terminated(state, self.baseline_accuracy) or not valid.any()
+        return ends, np.zeros_like(valid) if ends else valid
 
     def _action_mask(self) -> np.ndarray:
         valid = self.actions.valid(self.recognizer.mask)
         return np.zeros_like(valid) if self._terminated else valid
 
-    def _observation(self, action_mask: np.ndarray) -> Observation:
+    def _observe(self, state: Measurement, mask: np.ndarray, action_mask: np.ndarray) -> Observation:
         observation = {
-            "accuracy": np.array([self._state.accuracy], dtype=np.float32),
-            "reduction": np.array([self._state.reduction(self.objective.measure)], dtype=np.float32),
-            "mask": self.recognizer.mask,
+            "accuracy": np.array([state.accuracy], dtype=np.float32),
+            "reduction": np.array([state.reduction(self.objective.measure)], dtype=np.float32),
+            "mask": mask,
         }
         if self._observe_action_mask:
             observation["action_mask"] = action_mask.copy()

@@ -372,6 +372,7 @@ class TestProbe:
             actions=actions,
             recovery=recovery,
             objective={"kind": "budget", "parameters": 0.5} if actions == "block" else "tolerance",
+            action_mask=True,
         )
         env.reset(seed=7)
         generator = np.random.default_rng(0)
@@ -386,8 +387,17 @@ class TestProbe:
             assert env.probe(valid.tolist()[::-1]) == probes[::-1], "the order does not matter"
             chosen = probes[int(generator.integers(len(probes)))]
             env.recognizer.forget()  # else the step would look up what the probe left
-            _, reward, terminated, _, info = env.step(chosen.action)
+            assert env.probes == [*probes, *probes[::-1]]
+            before_step = env.measurement
+            observation, reward, terminated, _, info = env.step(chosen.action)
+            assert env.probes == []
             assert env.measurement == chosen.measurement
+            assert chosen.efficiency == env.objective.efficiency(
+                before_step, chosen.measurement, env.baseline_accuracy
+            )
+            assert observation.keys() == chosen.observation.keys()
+            for key, value in observation.items():
+                np.testing.assert_array_equal(value, chosen.observation[key], strict=True)
             assert (info["accuracy"], info["parameter_reduction"], info["macs_reduction"]) == (
                 chosen.measurement.accuracy,
                 chosen.measurement.parameter_reduction,
