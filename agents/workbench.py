@@ -30,7 +30,8 @@ def open_environment(task: TaskConfig, run: RunDirectory, *, progress: bool) -> 
         task, progress=progress, on_epoch=lambda record: run.add_line(run.training, asdict(record))
     )
     if not run.recognizer.is_file():
-        save_weights(run.recognizer, recognizer.base_state, recognizer.blueprint)
+        baseline = recognizer.baseline
+        save_weights(run.recognizer, baseline.state, baseline.blueprint, baseline.provenance)
     return PruningEnv(with_weights(task, run.recognizer), recognizer=recognizer)
 
 

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from recognizers.blueprint import Blueprint
 from recognizers.compaction import make_plain
-from recognizers.costs import CostModel
+from recognizers.costs import Cost, CostModel, count_cost
 from recognizers.data import Examples, Normalization, Splits
 from recognizers.dependency import build_unit_table
 from recognizers.errors import ConfigurationError
 from recognizers.evaluation import Precision, accuracy, predict, resolve_precision, to_inputs
 from recognizers.execution.stages import Stage, cut
 from recognizers.masks import weights_sha256
+from recognizers.preparation import Provenance
 from recognizers.reconstruction.consumers import Consumer, consumers
 from recognizers.reconstruction.recipe import Recipe
 from recognizers.recovery import Recovery, calibration_batches
@@ -37,10 +38,10 @@ MEMO_ENTRIES = 200_000
 
 
 class Baseline:
-    """A trained network before pruning, with its data. Nothing in it changes, so many recognizers share one.
+    """A network before pruning, with its data. Nothing in it changes, so many recognizers share one.
 
     Args:
-        network: a plain network with trained weights; the baseline takes it over.
+        network: a plain network, as a rule with trained weights; the baseline takes it over.
         splits: the data.
         normalization: of the inputs.
         precision: of reward and recovery passes.
@@ -50,6 +51,7 @@ class Baseline:
         table: the network's units, where they are known already.
         inputs: images that are prepared already, see :attr:`inputs`; those of another type or place are left aside.
         history: of the training, where the weights were trained on the spot.
+        provenance: how the weights came about, for files.
 
     Attributes:
         inputs: images as the network takes them, ``[N, C, H, W]``, by what they are for; prepared when asked for.
@@ -69,10 +71,12 @@ class Baseline:
         table: UnitTable | None = None,
         inputs: Mapping[str, Tensor] | None = None,
         history: tuple[EpochRecord, ...] = (),
+        provenance: Provenance | None = None,
     ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.splits, self.normalization, self._blueprint = splits, normalization, blueprint
         self.precision, self.history = precision, history
+        self.provenance = provenance or Provenance()
         network = make_plain(network).to(self.device).eval()
         example = normalization.normalize(splits.train.images[:2].to(self.device))
         self.network = network
@@ -108,6 +112,15 @@ class Baseline:
                 "registered with recognizers.zoo.register_architecture"
             )
         return self._blueprint
+
+    @cached_property
+    def original_cost(self) -> Cost:
+        """Of the network as its blueprint creates it, before a preparation narrowed it."""
+        if self._blueprint is None:
+            return self.costs.baseline
+        with torch.random.fork_rng(devices=[]):
+            complete = self._blueprint.create()
+        return count_cost(complete, self.normalization.normalize(self.splits.train.images[:1].cpu()))
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -160,6 +173,22 @@ class Baseline:
         self._reward_inputs()
         if recovery.calibration_images:
             self.calibration(recovery.calibration_images)
+
+    def with_weights(self, network: nn.Module, *, provenance: Provenance, history: tuple[EpochRecord, ...]) -> Baseline:
+        """The same around a network of equal shape with other weights, which the new baseline takes over."""
+        return Baseline(
+            network,
+            self.splits,
+            self.normalization,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            device=self.device,
+            blueprint=self._blueprint,
+            table=self.table,
+            inputs=self.inputs,
+            history=history,
+            provenance=provenance,
+        )
 
     def sample(self, images: int) -> Baseline:
         """The same with only so many images in its reward split, a fixed seeded subset, for quick comparisons."""

@@ -1,9 +1,10 @@
 """Saving a compact network, and building it again from its file alone."""
 
 import os
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from recognizers.blueprint import Blueprint
 from recognizers.compaction import count_channels
@@ -29,7 +30,7 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Module:
         raise WeightsError(f"{path} is a safetensors file, but not a compact network's")
     blueprint = Blueprint.from_metadata(metadata, str(path))
     network = blueprint.create()
-    shape_like(network, state)
+    shape_like(network, {name: tensor.shape for name, tensor in state.items()})
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -39,13 +40,16 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Module:
     return network.eval()
 
 
-def shape_like(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Give the modules of a dense ``network`` the shapes and channel counts of the tensors in ``state``."""
+def shape_like(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Give the modules of a dense ``network`` the shapes of named tensors, and the channel counts that go with them.
+
+    Where a tensor's shape changes, its values are lost.
+    """
     for path, module in network.named_modules():
         prefix = f"{path}." if path else ""
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if prefix + name not in state:
+            if tuple(shapes.get(prefix + name, tensor.shape)) == tuple(tensor.shape):
                 continue
-            empty = torch.empty(state[prefix + name].shape, dtype=tensor.dtype)
+            empty = torch.empty(tuple(shapes[prefix + name]), dtype=tensor.dtype)
             setattr(module, name, nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty)
         count_channels(module, depthwise=is_depthwise(module))

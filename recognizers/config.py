@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from recognizers.baseline import Baseline
 from recognizers.blueprint import Blueprint
+from recognizers.compact_file import shape_like
+from recognizers.criteria import criterion
 from recognizers.data import Normalization, Splits, dataset_files, load_dataset, split
 from recognizers.errors import FileError, WeightsError
 from recognizers.evaluation import Precision
 from recognizers.files import read_tensors, write_tensors
+from recognizers.preparation import AnyPreparation, FilterReplacement, PcaInit, Provenance, Start
+from recognizers.preparation.retraining import replace_filters
 from recognizers.recognizer import DEFAULT_CACHE_MEGABYTES, Recognizer
 from recognizers.recovery import Recovery
 from recognizers.sharing import fingerprint, shared
@@ -68,6 +72,14 @@ class RecognizerConfig(BaseModel):
         description="trained weights: safetensors, or a state dict saved by torch; "
         f"default: ARCHITECTURE.safetensors in ${WEIGHTS_VARIABLE}",
     )
+    start: Start = Field(
+        "trained", description="untrained: prune the network as it is initialised, seeded by the training's seed"
+    )
+    preparation: AnyPreparation | None = Field(
+        None,
+        description="what is done to the network before it is pruned: replace (filter replacement, on trained weights) "
+        "or pca-init (narrowed at initialisation, then trained)",
+    )
     train_on_demand: bool = Field(False, description="train missing weights on the spot (seconds, not hours)")
     precision: Precision = Field("auto", description="of reward and recovery passes: auto, float32 or bfloat16")
     batch_size: int | None = Field(
@@ -89,6 +101,14 @@ class RecognizerConfig(BaseModel):
         default=TrainingConfig(epochs=10, learning_rate=0.02),
         description="how a finished, pruned network is fine-tuned",
     )
+
+    @model_validator(mode="after")
+    def _check_start(self) -> "RecognizerConfig":
+        if self.start == "untrained" and isinstance(self.preparation, FilterReplacement):
+            raise ValueError("preparation 'replace' copies what filters have learned: start must be 'trained'")
+        if self.start == "untrained" and self.finetuning.distillation:
+            raise ValueError("finetuning.distillation needs a trained network to learn from: start must be 'trained'")
+        return self
 
 
 @dataclass(frozen=True)
@@ -164,29 +184,89 @@ def build_recognizer(
 def _build_baseline(
     config: RecognizerConfig, data: DataConfig, *, progress: bool, on_epoch: Callable[[EpochRecord], None]
 ) -> Baseline:
+    if isinstance(config.preparation, FilterReplacement):
+        criterion(config.preparation.criterion)  # a wrong name is told before the training
     parts = prepare(config, data)
     path = find_weights(config)
-    history: tuple[EpochRecord, ...] = ()
-    if path is not None:
-        load_weights(parts.network, path, config.architecture)
-    elif config.train_on_demand:
-        history = train(
-            parts.network, parts.splits, parts.normalization, config.training, progress=progress, on_epoch=on_epoch
-        ).history
-    else:
+    if path is None and config.start == "trained" and not config.train_on_demand:
+        folder = f"put {config.architecture}.safetensors into ${WEIGHTS_VARIABLE}, " if _reads_folder(config) else ""
         raise WeightsError(
-            f"{config.architecture} on {data.spec} needs trained weights: pass --weights PATH, put "
-            f"{config.architecture}.safetensors into ${WEIGHTS_VARIABLE}, or train them with "
-            "`zeroout recognizer train`"
+            f"{config.architecture} on {data.spec} needs trained weights: pass --weights PATH, {folder}or train them "
+            "with `zeroout recognizer train`"
         )
-    return Baseline(
-        parts.network,
+    network, provenance = starting_point(config, parts, path)
+    history: tuple[EpochRecord, ...] = ()
+    if path is None and config.start == "trained":
+        history = train(
+            network, parts.splits, parts.normalization, config.training, progress=progress, on_epoch=on_epoch
+        ).history
+    baseline = Baseline(
+        network,
         parts.splits,
         parts.normalization,
         precision=config.precision,
         batch_size=config.batch_size,
         blueprint=parts.blueprint,
         history=history,
+        provenance=provenance,
+    )
+    return prepare_trained(config, baseline, progress=progress, on_epoch=on_epoch)
+
+
+def starting_point(config: RecognizerConfig, parts: Ingredients, path: Path | None) -> tuple[nn.Module, Provenance]:
+    """The network before any training that is still to come: with given weights, else as it is initialised.
+
+    Args:
+        config: the network.
+        parts: of :func:`prepare`; the network in them is used up.
+        path: of the weights.
+
+    Raises:
+        FileError: missing, truncated or corrupt weights.
+        WeightsError: they do not fit, or came about in another way than the settings say.
+    """
+    if path is None:
+        return parts.network, Provenance(start=config.start)
+    provenance = load_weights(parts.network, path, config.architecture)
+    if provenance.start != config.start:
+        raise WeightsError(f"{path} holds {provenance.start} weights, but recognizer.start is {config.start}")
+    wanted = config.preparation
+    if provenance.preparation is None and isinstance(wanted, PcaInit):
+        raise WeightsError(
+            f"preparation 'pca-init' narrows a network before it is trained, and {path} holds weights of a complete "
+            "one: leave the weights out"
+        )
+    if provenance.preparation is not None and wanted not in {None, provenance.preparation}:
+        raise WeightsError(
+            f"{path} holds weights that were prepared in another way already "
+            f"({provenance.preparation.model_dump_json()}): leave recognizer.preparation out, or give other weights"
+        )
+    return parts.network, provenance
+
+
+def prepare_trained(
+    config: RecognizerConfig,
+    baseline: Baseline,
+    *,
+    progress: bool = False,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> Baseline:
+    """The baseline after what its settings ask to be done to trained weights, if that has not been done before.
+
+    The arguments are those of :func:`recognizers.preparation.retraining.replace_filters`.
+    """
+    if not isinstance(config.preparation, FilterReplacement) or baseline.provenance.preparation is not None:
+        return baseline
+    return replace_filters(
+        baseline,
+        config.preparation,
+        seed=config.training.seed,
+        progress=progress,
+        checkpoint=checkpoint,
+        resume=resume,
+        on_epoch=on_epoch,
     )
 
 
@@ -196,8 +276,8 @@ def _baseline_key(config: RecognizerConfig, data: DataConfig) -> str:
     if data.download and not dataset_files(data.spec, root=root):
         load_dataset(data.spec, root=root, download=True)  # so that its files are there to be named
     files, weights = dataset_files(data.spec, root=root), find_weights(config)
-    decisive = {"architecture", "arguments", "precision", "batch_size"}
-    if weights is None:
+    decisive = {"architecture", "arguments", "start", "preparation", "precision", "batch_size"}
+    if weights is None or config.preparation is not None:
         decisive.add("training")
     settings = [config.model_dump(include=decisive), data.model_dump(exclude={"root", "download"})]
     return fingerprint(settings, [*files, weights] if weights else files)
@@ -217,37 +297,56 @@ def _set_threads(threads: int | None) -> None:
 
 
 def find_weights(config: RecognizerConfig) -> Path | None:
-    """Path of the weights: as configured, else ARCHITECTURE.safetensors in the environment variable's folder."""
+    """Path of the weights: as configured, else ARCHITECTURE.safetensors in the environment variable's folder.
+
+    Those in the folder are trained weights of complete networks.
+    """
     if config.weights is not None:
         return Path(config.weights)
-    folder = os.environ.get(WEIGHTS_VARIABLE)
+    folder = os.environ.get(WEIGHTS_VARIABLE) if _reads_folder(config) else None
     path = Path(folder) / f"{config.architecture}.safetensors" if folder else None
     return path if path is not None and path.is_file() else None
 
 
-def load_weights(network: nn.Module, path: Path, architecture: str) -> None:
+def _reads_folder(config: RecognizerConfig) -> bool:
+    return config.start == "trained" and not isinstance(config.preparation, PcaInit)
+
+
+def load_weights(network: nn.Module, path: Path, architecture: str) -> Provenance:
     """Load weights into ``network``: safetensors, or a state dict saved by torch (never unpickled).
+
+    A network whose preparation narrowed it becomes as narrow as the file says.
+
+    Returns:
+        How the weights came about.
 
     Raises:
         FileError: missing, truncated or corrupt.
         WeightsError: for another architecture or another number of classes.
     """
-    state = _read_state(path)
+    state, provenance = _read_state(path)
+    if isinstance(provenance.preparation, PcaInit):
+        shape_like(network, {name: tensor.shape for name, tensor in state.items()})
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         detail = " ".join(str(error).split("\n")[1:3]).strip()
         raise WeightsError(f"{path} does not hold weights for {architecture}: {detail[:300]}") from error
+    return provenance
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor], blueprint: Blueprint) -> None:
-    """Write base weights atomically as safetensors."""
-    write_tensors(path, state, {"format": "zeroout-weights", **blueprint.to_metadata()})
+def save_weights(
+    path: Path, state: Mapping[str, Tensor], blueprint: Blueprint, provenance: Provenance | None = None
+) -> None:
+    """Write base weights atomically as safetensors; without ``provenance`` trained ones of a complete network."""
+    known = (provenance or Provenance()).to_metadata()
+    write_tensors(path, state, {"format": "zeroout-weights", **blueprint.to_metadata(), **known})
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_state(path: Path) -> tuple[dict[str, Tensor], Provenance]:
     if path.suffix == ".safetensors":
-        return read_tensors(path)[0]
+        tensors, metadata = read_tensors(path)
+        return tensors, Provenance.from_metadata(metadata, str(path))
     if not path.is_file():
         raise FileError(f"no such file: {path}")
     try:
@@ -259,4 +358,5 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} must hold a state dict (names to tensors)")
-    return {name.removeprefix("module."): value for name, value in state.items()}  # saved from DataParallel
+    named = {name.removeprefix("module."): value for name, value in state.items()}  # saved from DataParallel
+    return named, Provenance()
