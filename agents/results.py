@@ -42,6 +42,10 @@ class Result(BaseModel):
     test_accuracy: float = Field(description="measured once, on the final mask")
     parameter_reduction: float
     macs_reduction: float
+    original_parameter_reduction: float | None = Field(
+        None, description="as parameter_reduction, of the network before a preparation narrowed it; None in old files"
+    )
+    original_macs_reduction: float | None = Field(None, description="as macs_reduction, of that network")
     episode_return: float = Field(description="of the policy's own (last) episode, before the choice of a mask")
     kept_units: dict[str, int] = Field(description="kept units per layer")
     units: dict[str, int] = Field(description="units per layer")

@@ -95,6 +95,7 @@ def measure(
 ) -> Result:
     """The figures of a choice, whose state the recognizer is in; the only place that looks at the test split."""
     recognizer = env.recognizer
+    original_parameter_reduction, original_macs_reduction = recognizer.original_reductions
     return Result(
         task=env.task.name,
         policy=name,
@@ -109,6 +110,8 @@ def measure(
         test_accuracy=recognizer.accuracy("test"),
         parameter_reduction=recognizer.parameter_reduction,
         macs_reduction=recognizer.macs_reduction,
+        original_parameter_reduction=original_parameter_reduction,
+        original_macs_reduction=original_macs_reduction,
         episode_return=own.episode_return,
         kept_units=recognizer.kept_units,
         units={layer.name: len(layer) for layer in recognizer.table.layers},

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recognizers.blueprint import Blueprint
 from recognizers.compaction import count_channels
@@ -29,8 +29,7 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Module:
     if metadata.get("format") != "zeroout-compact":
         raise WeightsError(f"{path} is a safetensors file, but not a compact network's")
     blueprint = Blueprint.from_metadata(metadata, str(path))
-    network = blueprint.create()
-    shape_like(network, {name: tensor.shape for name, tensor in state.items()})
+    network = shaped(blueprint, state)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -38,6 +37,13 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Module:
             f"{path} does not fit {blueprint.architecture}: {' '.join(str(error).split())[:300]}"
         ) from error
     return network.eval()
+
+
+def shaped(blueprint: Blueprint, state: Mapping[str, Tensor]) -> nn.Module:
+    """The network of a blueprint, as narrow as a state dict says, ready to load it."""
+    network = blueprint.create()
+    shape_like(network, {name: tensor.shape for name, tensor in state.items()})
+    return network
 
 
 def shape_like(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:

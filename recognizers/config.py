@@ -20,6 +20,7 @@ from recognizers.errors import FileError, WeightsError
 from recognizers.evaluation import Precision
 from recognizers.files import read_tensors, write_tensors
 from recognizers.preparation import AnyPreparation, FilterReplacement, PcaInit, Provenance, Start
+from recognizers.preparation.narrowing import narrowed_network
 from recognizers.preparation.retraining import replace_filters
 from recognizers.recognizer import DEFAULT_CACHE_MEGABYTES, Recognizer
 from recognizers.recovery import Recovery
@@ -184,8 +185,6 @@ def build_recognizer(
 def _build_baseline(
     config: RecognizerConfig, data: DataConfig, *, progress: bool, on_epoch: Callable[[EpochRecord], None]
 ) -> Baseline:
-    if isinstance(config.preparation, FilterReplacement):
-        criterion(config.preparation.criterion)  # a wrong name is told before the training
     parts = prepare(config, data)
     path = find_weights(config)
     if path is None and config.start == "trained" and not config.train_on_demand:
@@ -224,9 +223,16 @@ def starting_point(config: RecognizerConfig, parts: Ingredients, path: Path | No
     Raises:
         FileError: missing, truncated or corrupt weights.
         WeightsError: they do not fit, or came about in another way than the settings say.
+        UnknownNameError: the preparation names an unknown criterion.
     """
+    if isinstance(config.preparation, FilterReplacement):
+        criterion(config.preparation.criterion)  # a wrong name is told before hours of training
     if path is None:
-        return parts.network, Provenance(start=config.start)
+        if not isinstance(config.preparation, PcaInit):
+            return parts.network, Provenance(start=config.start)
+        shape = parts.splits.train.images.shape[1:]
+        network = narrowed_network(parts.network, shape, config.preparation, config.training.seed)
+        return network, Provenance(start=config.start, preparation=config.preparation)
     provenance = load_weights(parts.network, path, config.architecture)
     if provenance.start != config.start:
         raise WeightsError(f"{path} holds {provenance.start} weights, but recognizer.start is {config.start}")

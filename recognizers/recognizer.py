@@ -185,6 +185,12 @@ class Recognizer:
         return self.costs.reductions(self._mask)[1]
 
     @property
+    def original_reductions(self) -> tuple[float, float]:
+        """Fractions of the parameters and of the MACs removed from the network before a preparation narrowed it."""
+        cost, original = self.cost, self.baseline.original_cost
+        return 1 - cost.parameters / original.parameters, 1 - cost.macs / max(original.macs, 1)
+
+    @property
     def kept_units(self) -> dict[str, int]:
         """Kept units per layer."""
         return self.table.kept_per_layer(self._mask)

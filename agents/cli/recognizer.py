@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from recognizers.blueprint import Blueprint
+    from recognizers.training import EpochRecord
 
 CONVERSIONS = ("serial", "skip")
 
@@ -82,45 +83,68 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run_train(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train from scratch."""
     from agents.run_directory import RunDirectory, RunSettings
-    from recognizers.config import load_weights, prepare, save_weights
-    from recognizers.evaluation import accuracy, predict
+    from recognizers.baseline import Baseline
+    from recognizers.config import prepare, prepare_trained, save_weights, starting_point
     from recognizers.training import train
 
     task = resolve_task(arguments)
+    config = task.recognizer
+    if config.start == "untrained":
+        raise ConfigurationError("recognizer.start=untrained asks for a network that nobody has trained")
     if arguments.seed:
-        training = task.recognizer.training.model_copy(update={"seed": arguments.seed})
-        task = task.model_copy(update={"recognizer": task.recognizer.model_copy(update={"training": training})})
+        config = config.model_copy(update={"training": config.training.model_copy(update={"seed": arguments.seed})})
+        task = task.model_copy(update={"recognizer": config})
     directory = RunDirectory.create(arguments.out, "recognizer", resume=arguments.resume)
-    parts = prepare(task.recognizer, task.data)
-    if task.recognizer.weights is not None:  # the start of the training, not its result
-        load_weights(parts.network, Path(task.recognizer.weights), task.recognizer.architecture)
+    parts = prepare(config, task.data)
+    # Given weights are the start of the training, not its result.
+    network, provenance = starting_point(config, parts, Path(config.weights) if config.weights else None)
     directory.write_settings(RunSettings(command="recognizer train", task=task, seed=arguments.seed))
-    note(f"{task.name}: training {task.recognizer.architecture} in {directory.path}", quiet=arguments.json)
+    note(f"{task.name}: training {config.architecture} in {directory.path}", quiet=arguments.json)
+
+    def on_epoch(record: "EpochRecord") -> None:
+        directory.add_line(directory.training, asdict(record))
+
     result = train(
-        parts.network,
+        network,
         parts.splits,
         parts.normalization,
-        task.recognizer.training,
+        config.training,
         progress=not arguments.json,
         checkpoint=directory.path / "training.checkpoint",
         resume=arguments.resume,
-        on_epoch=lambda record: directory.add_line(directory.training, asdict(record)),
+        on_epoch=on_epoch,
     )
-    save_weights(directory.recognizer, parts.network.state_dict(), parts.blueprint)
-    logits = predict(parts.network, parts.splits.test.images, parts.normalization, precision="float32")
-    test = accuracy(logits, parts.splits.test.labels)
+    baseline = Baseline(
+        network,
+        parts.splits,
+        parts.normalization,
+        precision="float32",
+        blueprint=parts.blueprint,
+        history=result.history,
+        provenance=provenance,
+    )
+    baseline = prepare_trained(
+        config,
+        baseline,
+        progress=not arguments.json,
+        checkpoint=directory.path / "retraining.checkpoint",
+        resume=arguments.resume,
+        on_epoch=on_epoch,
+    )
+    save_weights(directory.recognizer, baseline.state, baseline.blueprint, baseline.provenance)
+    selection, test = (baseline.measure(baseline.network, split) for split in ("selection", "test"))
     summary = directory.write_summary(
         "recognizer train",
         {
             "task": task.name,
             "weights": str(directory.recognizer),
             "best_epoch": result.best_epoch,
-            "selection_accuracy": result.best.held_out_accuracy,
+            "selection_accuracy": selection,
             "test_accuracy": test,
         },
     )
     text = (
-        f"selection accuracy {result.best.held_out_accuracy:.2%} (epoch {result.best_epoch}), "
+        f"selection accuracy {selection:.2%} (epoch {result.best_epoch}), "
         f"test accuracy {test:.2%}\n"
         f"weights: {directory.recognizer}"
     )
@@ -139,7 +163,7 @@ def run_evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     for split in ("reward", "selection", "test"):
         note(f"measuring {split} ({len(getattr(recognizer.splits, split).labels):,} images)", quiet=arguments.json)
         figures[split] = recognizer.baseline_accuracy(split)
-    cost = recognizer.costs.baseline
+    cost, original = recognizer.costs.baseline, recognizer.baseline.original_cost
     text = table(
         ["split", "images", "accuracy %"],
         [
@@ -156,8 +180,11 @@ def run_evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         "test_accuracy": figures["test"],
         "parameters": cost.parameters,
         "macs": cost.macs,
+        "original_parameters": original.parameters,
+        "original_macs": original.macs,
         "base_sha256": recognizer.base_sha256,
-        "_text": f"{text}\n\n{cost.parameters:,} parameters, {cost.macs:,} MACs",
+        "_text": f"{text}\n\n{cost.parameters:,} parameters, {cost.macs:,} MACs"
+        + (f" (unprepared: {original.parameters:,} and {original.macs:,})" if cost != original else ""),
     }
 
 
@@ -166,6 +193,7 @@ def run_convert(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from envs.tasks import make_recognizer
+    from recognizers.compact_file import shaped
     from recognizers.config import save_weights
     from recognizers.costs import count_cost
     from recognizers.evaluation import predict
@@ -175,7 +203,7 @@ def run_convert(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ConfigurationError(f"--out {arguments.out} {reason}")
     task = resolve_task(arguments)
     recognizer = make_recognizer(task, progress=not arguments.json)
-    source = recognizer.blueprint.create().to(recognizer.device)
+    source = shaped(recognizer.blueprint, recognizer.base_state).to(recognizer.device)
     source.load_state_dict(recognizer.base_state)
     network, blueprint = _convert(source, recognizer.blueprint, arguments.to)
 
@@ -191,7 +219,7 @@ def run_convert(arguments: argparse.Namespace) -> dict[str, Any]:
             f"{blueprint.architecture} computes other logits than {recognizer.architecture}: they differ by "
             f"{difference:.2g}, of {largest:.2g}; nothing is written"
         )
-    save_weights(arguments.out, network.state_dict(), blueprint)
+    save_weights(arguments.out, network.state_dict(), blueprint, recognizer.baseline.provenance)
     example = recognizer.normalization.normalize(train[:1].to(recognizer.device))
     before, after = (count_cost(each, example) for each in (source, network))
     options = "".join(f" {name}={json.dumps(value)}" for name, value in blueprint.arguments.items())
@@ -229,6 +257,7 @@ def _convert(network: "nn.Module", blueprint: "Blueprint", form: str) -> "tuple[
     """
     from dataclasses import replace
 
+    from recognizers.compact_file import shaped
     from recognizers.zoo.resnet import ResNet, add_skip_convolutions
     from recognizers.zoo.serial import SERIAL_PREFIX, serialise
 
@@ -244,24 +273,27 @@ def _convert(network: "nn.Module", blueprint: "Blueprint", form: str) -> "tuple[
         converted = add_skip_convolutions(network)
         blueprint = replace(blueprint, arguments={**blueprint.arguments, "skip_convolutions": True})
     # As whoever reads the file will build it.
-    created = blueprint.create().to(next(network.parameters()).device)
-    created.load_state_dict(converted.state_dict())
+    state = converted.state_dict()
+    created = shaped(blueprint, state).to(next(network.parameters()).device)
+    created.load_state_dict(state)
     return created, blueprint
 
 
 def run_info(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Describe the units. No trained weights are needed."""
+    """Describe the units. No trained weights are needed; given ones say how narrow a prepared network is."""
     import numpy as np
 
-    from recognizers.config import prepare
+    from recognizers.config import prepare, starting_point
     from recognizers.costs import CostModel
     from recognizers.dependency import build_unit_table
 
     task = resolve_task(arguments)
+    weights = task.recognizer.weights
     parts = prepare(task.recognizer, task.data)
+    network, _ = starting_point(task.recognizer, parts, Path(weights) if weights else None)
     example = parts.normalization.normalize(parts.splits.train.images[:2])
-    units = build_unit_table(parts.network, example)
-    costs = CostModel(parts.network, units, example)
+    units = build_unit_table(network, example)
+    costs = CostModel(network, units, example)
     layers, rows = [], []
     for layer in units.layers:
         mask = np.ones(units.n_units, dtype=np.int8)

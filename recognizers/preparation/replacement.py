@@ -20,11 +20,11 @@ def replaced_network(
 ) -> nn.Module:
     """A copy of a network whose least important units are copies of others, not retrained yet.
 
-    Plain copies (``top``, ``best``) leave the layers that read them as they are: the weights that read the replaced unit
-    read the copy from now on, and the outputs change. With ``split`` the weights that read the original are halved and
-    given to both, so the kept units contribute what they did; the replaced units' own contribution is gone, and with it
-    the weights that read them. The network then computes what it would compute with the replaced units zeroed out.
-    An original and its copy have equal gradients then, so that training moves them alike.
+    Plain copies (``top``, ``best``) leave the layers that read them as they are: the weights that read the replaced
+    unit read the copy from now on, and the outputs change. With ``split`` the weights that read the original are halved
+    and given to both, so the kept units contribute what they did; the replaced units' own contribution is gone, and
+    with it the weights that read them. The network then computes what it would compute with the replaced units zeroed
+    out. An original and its copy have equal gradients then, so that training moves them alike.
 
     Args:
         network: a plain network; left unchanged.
