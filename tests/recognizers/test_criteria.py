@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from recognizers.criteria import criteria, criterion, layer_normalised, register_criterion
+from recognizers.criteria import comparable_scores, criteria, criterion, layer_normalised, register_criterion
 from recognizers.errors import UnknownNameError
 from recognizers.recognizer import Recognizer
 
@@ -40,6 +40,46 @@ def test_l1_by_hand(make_recognizer: Callable[..., Recognizer]) -> None:
     np.testing.assert_allclose(scores, np.concatenate([norm(network.a) + norm(network.c), norm(network.b)]))
 
 
+def test_l2_by_hand(make_recognizer: Callable[..., Recognizer]) -> None:
+    torch.manual_seed(0)
+    network = Residual()
+    scores = criterion("l2")(make_recognizer(network=network), np.random.default_rng(0))
+
+    def norm(conv: nn.Conv2d) -> np.ndarray:
+        return conv.weight.detach().double().square().sum((1, 2, 3)).sqrt().numpy()
+
+    np.testing.assert_allclose(scores, np.concatenate([norm(network.a) + norm(network.c), norm(network.b)]))
+
+
+class Normed(Residual):
+    """One batch norm of its own, one on the sum, one without parameters; a layer has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.d = nn.Conv2d(4, 6, 1)
+        self.own, self.summed = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.bare = nn.BatchNorm2d(5, affine=False)
+        self.head = nn.Linear(6, 10)
+        for norm in (self.own, self.summed):
+            nn.init.normal_(norm.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.own(self.a(x)).relu()
+        x = self.summed(x + self.c(self.bare(self.b(x)).relu()))
+        return self.head(self.d(x.relu()).relu().mean((2, 3)))
+
+
+def test_bn_by_hand(make_recognizer: Callable[..., Recognizer]) -> None:
+    torch.manual_seed(0)
+    network = Normed()
+    recognizer = make_recognizer(network=network)
+    scores, norms = (criterion(name)(recognizer, np.random.default_rng(0)) for name in ("bn", "l2"))
+    sums = (network.own.weight.abs() + network.summed.weight.abs()).detach().numpy()
+    expected = {"a": sums, "b": np.ones(5), "d": norms[recognizer.table.layer("d").units]}
+    assert [layer.name for layer in recognizer.table.layers] == list(expected)
+    np.testing.assert_allclose(scores, np.concatenate(list(expected.values())), rtol=1e-6)
+
+
 def test_random_follows_from_the_generator(recognizer: Recognizer) -> None:
     random = criterion("random")
     first, again, other = (random(recognizer, np.random.default_rng(seed)) for seed in (0, 0, 1))
@@ -65,6 +105,19 @@ def test_normalised_scores_average_one_in_each_layer(recognizer: Recognizer) -> 
     for layer in recognizer.table.layers:
         assert scores[layer.start : layer.stop].mean() == pytest.approx(1)
     assert layer_normalised(np.zeros(recognizer.n_units), recognizer).tolist() == [0.0] * recognizer.n_units
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "synflow", "taylor"])
+def test_some_scores_compare_across_layers_as_they_are(name: str, recognizer: Recognizer) -> None:
+    scores = criterion(name)(recognizer, np.random.default_rng(0))
+    assert np.array_equal(comparable_scores(criterion(name), recognizer, np.random.default_rng(0)), scores)
+
+
+@pytest.mark.parametrize("name", ["l1", "bn", "hrank", "reap"])
+def test_others_are_normalised_first(name: str, recognizer: Recognizer) -> None:
+    scores = criterion(name)(recognizer, np.random.default_rng(0))
+    compared = comparable_scores(criterion(name), recognizer, np.random.default_rng(0))
+    assert np.array_equal(compared, layer_normalised(scores, recognizer))
 
 
 def test_unknown_name_is_refused_with_a_suggestion() -> None:
