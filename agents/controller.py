@@ -1,8 +1,6 @@
 """Training the R2D2 controller on a task: iterations, greedy evaluations, checkpoints, candidate masks, logs."""
 
 import itertools
-import logging
-import os
 import shutil
 import time
 from collections import deque
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from ray.rllib.algorithms.dqn.dqn_learner import QF_LOSS_KEY, QF_MAX_KEY, QF_MEAN_KEY, TD_ERROR_MEAN_KEY
@@ -20,11 +17,11 @@ from ray.tune.registry import register_env
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from agents.cluster import start_ray
 from agents.object_store import Publication, fetch
 from agents.r2d2.algorithm import NUM_ENV_STEPS_LIFETIME, NUM_UPDATES_LIFETIME, R2D2, REPLAY_SEQUENCES
 from agents.r2d2.episodes import FinishedEpisode
 from agents.r2d2.exploration import annealed, ladder
-from agents.r2d2.logs import quiet
 from agents.r2d2.policy import MODULE_IN_CHECKPOINT, R2D2Controller
 from agents.r2d2.settings import R2D2Settings, action_table_of
 from agents.run_directory import RunDirectory
@@ -55,21 +52,6 @@ def make_env(config: dict[str, Any]) -> PruningEnv:
     task = validate(TaskConfig, config["task"], "task")
     recognizer = make_recognizer(task, baseline=fetch(config["baseline"]))
     return PruningEnv(task, recognizer=recognizer, action_mask=True)
-
-
-def start_ray(address: str | None = None) -> None:
-    """Start Ray on this machine, or connect to the cluster at ``address``; nothing where it runs already."""
-    if not ray.is_initialized():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Its C++ side reports how RLlib starts its actors as an error.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        quiet()
-        ray.init(
-            address=address,
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
 
 
 def load_controller(name: str, overrides: Iterable[str] = ()) -> R2D2Settings:

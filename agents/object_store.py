@@ -53,7 +53,7 @@ class Publication:
             # Calls that find it dead wait for its return.
             keeper = _keeper_class().options(**options, max_restarts=-1, max_task_retries=-1)
             # Held here, too: between the death of the actor and its return nobody else might.
-            self._reference = ray.put(_pack(recognizer))
+            self._reference = ray.put(pack(recognizer))
             # In a list: an argument that is itself a reference would be resolved into what it refers to.
             self._keeper = keeper.remote([self._reference])
 
@@ -72,7 +72,7 @@ def fetch(name: str) -> Baseline:
     Raises:
         ConfigurationError: it is published no more.
     """
-    return shared(name, lambda: _unpack(_read(name)))
+    return shared(name, lambda: unpack(_read(name)))
 
 
 def _keeper_class() -> Any:
@@ -89,7 +89,7 @@ def _keeper_class() -> Any:
     return ray.remote(Keeper)
 
 
-def _read(name: str) -> _Contents:
+def _read(name: str) -> Contents:
     try:
         keeper = ray.get_actor(name, namespace=NAMESPACE)
         (reference,) = ray.get(keeper.references.remote())
@@ -97,7 +97,7 @@ def _read(name: str) -> _Contents:
         raise ConfigurationError(
             f"{name} is published no more: the training that it belongs to has ended; `zeroout train --resume` goes on"
         ) from error
-    contents: _Contents = ray.get(reference)
+    contents: Contents = ray.get(reference)
     return contents
 
 
@@ -123,7 +123,7 @@ class _Array:
 
 
 @dataclass(frozen=True)
-class _Contents:
+class Contents:
     """All that a baseline is built from. Images in ``inputs`` are ``[N, H, W, C]``, as they lie in memory."""
 
     splits: dict[str, tuple[_Array, _Array]]
@@ -136,11 +136,16 @@ class _Contents:
     table: UnitTable
 
 
-def _pack(recognizer: Recognizer) -> _Contents:
+def pack(recognizer: Recognizer) -> Contents:
+    """The baseline of a recognizer, with the images that its recovery takes in.
+
+    Raises:
+        ConfigurationError: the network was not created by name.
+    """
     baseline = recognizer.baseline
     baseline.prepare(recognizer.recovery)
     parts = {name: getattr(baseline.splits, name) for name in _PARTS}
-    return _Contents(
+    return Contents(
         splits={name: (_Array.of(part.images), _Array.of(part.labels)) for name, part in parts.items()},
         state={name: _Array.of(tensor) for name, tensor in baseline.state.items()},
         inputs={name: _Array.of(images.permute(0, 2, 3, 1)) for name, images in baseline.inputs.items()},
@@ -153,7 +158,8 @@ def _pack(recognizer: Recognizer) -> _Contents:
     )
 
 
-def _unpack(contents: _Contents) -> Baseline:
+def unpack(contents: Contents) -> Baseline:
+    """A baseline on the memory of its contents, which must not be written to."""
     with torch.random.fork_rng(devices=[]):
         network = contents.blueprint.create()
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:

@@ -6,12 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from agents.foreign import foreign_file, import_policy, is_foreign
 from envs.actions import Action
 from envs.episodes import Episode
 from envs.pruning import Observation, PruningEnv
 from envs.tasks import TaskConfig
 from recognizers.criteria import criteria, criterion
-from recognizers.errors import ConfigurationError, UnknownNameError
+from recognizers.errors import ConfigurationError, FileError, UnknownNameError
 from recognizers.registry import Registry
 
 
@@ -66,28 +67,49 @@ def policies() -> list[str]:
     return sorted([*_POLICIES, *combined])
 
 
+def check_policy(name: str) -> None:
+    """Refuse a name that :func:`make_policy` does not know; what a user's own file holds is not looked at.
+
+    Raises:
+        UnknownNameError: no such policy.
+        FileError: a user's own file does not exist.
+    """
+    _import_own()
+    head, _, tail = name.partition(":")
+    if name in _POLICIES or (head in _POLICIES and tail):
+        return
+    if head in _ALLOCATIONS and tail:
+        criterion(tail)
+    elif not is_foreign(name):
+        raise UnknownNameError("policy", name, policies())
+    elif (path := foreign_file(name)) is not None and not path.is_file():
+        raise FileError(f"no such file: {path}")
+
+
 def make_policy(name: str, *, seed: int = 0, **settings: Any) -> Policy:
     """Make a policy by name.
 
     Args:
-        name: a registered name, ``ALLOCATION:CRITERION``, or ``r2d2:CHECKPOINT``.
+        name: a registered name, ``ALLOCATION:CRITERION``, ``r2d2:CHECKPOINT``, or that of a class of the user's own,
+            ``path/to/file.py:Class`` or ``module:Class``.
         seed: of everything that the policy draws.
         settings: of the policy's own, e.g. ``candidates=8`` for ``lookahead``.
 
     Raises:
         UnknownNameError: no such policy.
-        ConfigurationError: a setting that the policy does not have.
+        ConfigurationError: a setting that the policy does not have, or a class that is no policy.
     """
-    _import_own()
+    check_policy(name)
     head, _, tail = name.partition(":")
+    factory: PolicyFactory
     if name in _POLICIES:
         factory = _POLICIES[name]
-    elif head in _ALLOCATIONS and tail:
+    elif head in _ALLOCATIONS:
         factory, settings = _ALLOCATIONS[head], {"criterion": criterion(tail), **settings}
-    elif head in _POLICIES and tail:
+    elif head in _POLICIES:
         factory, settings = _POLICIES[head], {"source": tail, **settings}
     else:
-        raise UnknownNameError("policy", name, policies())
+        factory = import_policy(name)
     try:
         return factory(seed=seed, **settings)
     except TypeError as error:

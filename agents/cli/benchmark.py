@@ -1,12 +1,15 @@
-"""``zeroout benchmark``: policies x seeds on a task."""
+"""``zeroout benchmark``: tasks x policies x seeds."""
 
 import argparse
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.cli.arguments import absolute_spec, add_command, add_common
-from agents.cli.output import note
 from recognizers.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agents.benchmark import BenchmarkConfig, Row
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -14,45 +17,127 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = add_command(
         commands,
         "benchmark",
-        "run policies x seeds on a task; one line per finished run, so that a killed benchmark resumes",
-        "zeroout benchmark digits-tolerance --out runs/digits-tolerance --resume",
+        "run tasks x policies x seeds; one line per finished run, so that a killed benchmark resumes",
+        "zeroout benchmark smoke --policy my_policy.py:MyPolicy --out runs/smoke",
     )
     parser.add_argument("config", help="shipped benchmark, or a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, e.g. seeds=[0,1]")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
-    parser.add_argument("--resume", action="store_true", help="keep the finished runs in --out and go on")
+    parser.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="one more policy: a name, path/to/file.py:Class or module:Class; may be given several times",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the finished runs in --out and go on; failed ones are tried again"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="runs at a time (default: one per core, or two per GPU); 0: in this process, without Ray",
+    )
+    parser.add_argument("--address", help="of a Ray cluster, e.g. auto; all its machines must see --out and the data")
     parser.add_argument("--weights", type=Path, metavar="PATH", help="trained weights of the recognizer")
-    parser.add_argument("--data", metavar="SPEC", help="data in place of the task's, e.g. npz:PATH")
+    parser.add_argument("--data", metavar="SPEC", help="data in place of the tasks', e.g. npz:PATH")
     add_common(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark."""
-    from agents.benchmark import load_benchmark, markdown_table, read_rows, run_benchmark
-    from agents.report.frontier import save_frontier
-    from recognizers.files import write_json, write_text
+    from tqdm import tqdm
+
+    from agents.benchmark import Entry, load_benchmark, read_rows
+    from agents.benchmark.engine import run_benchmark
+    from agents.benchmark.rows import refuse_other_settings
+    from agents.benchmark.table import markdown_table
+    from agents.foreign import class_name, is_foreign
+    from envs.episodes import repair_episodes
+    from recognizers.files import append_text, write_json
 
     config, out = load_benchmark(arguments.config, arguments.overrides), arguments.out
+    if arguments.workers is not None and arguments.workers < 0:
+        raise ConfigurationError(f"--workers must be 0 or more, got {arguments.workers}")
+    more = [
+        Entry(policy=name, label=class_name(name) if is_foreign(name) else None).model_dump()
+        for name in arguments.policy
+    ]
+    config = _revised(config, policies=[*(entry.model_dump() for entry in config.policies), *more])
+    results = out / "results.jsonl"
+    if results.exists():
+        if not arguments.resume:
+            raise ConfigurationError(f"{results} holds results already: choose another --out, or pass --resume")
+        repair_episodes(results)
+    rows = {row.key: row for row in read_rows(results)}
+    refuse_other_settings(config, rows, out / "config.json")
+    keys = list(config.runs())
+    done = sum(key in rows and rows[key].result is not None for key in keys)
     own = [f"recognizer.weights={arguments.weights.absolute()}"] if arguments.weights is not None else []
     own += [f"data.spec={absolute_spec(arguments.data)}"] if arguments.data is not None else []
-    config = config.model_copy(update={"overrides": (*config.overrides, *own)})
-    results = out / "results.jsonl"
-    if results.exists() and not arguments.resume:
-        raise ConfigurationError(f"{results} holds results already: choose another --out, or pass --resume")
-    rows = read_rows(results)
-    write_json(out / "config.json", load_benchmark(arguments.config, arguments.overrides).model_dump())
-    total = len(config.seeds) * len(config.policies)
-    for row in run_benchmark(config, out, rows, progress=not arguments.json):
-        rows.append(row)
-        write_text(results, "".join(row.model_dump_json() + "\n" for row in rows))
-        result = row.result
-        note(
-            f"{len(rows)}/{total}  seed {row.seed}  {row.label}: -{result.parameter_reduction:.1%} parameters, "
-            f"-{result.macs_reduction:.1%} MACs, test {result.test_accuracy:.2%}",
-            quiet=arguments.json,
-        )
-    table = markdown_table(config, rows)
-    write_text(out / "table.md", table + "\n")
+    tasks = [task.model_copy(update={"overrides": (*task.overrides, *own)}).model_dump() for task in config.tasks]
+    progress = not arguments.json
+    running = run_benchmark(
+        _revised(config, tasks=tasks),
+        out,
+        list(rows.values()),
+        workers=arguments.workers,
+        address=arguments.address,
+        progress=progress,
+    )
+    write_json(out / "config.json", config.model_dump())
+    with tqdm(total=len(keys), initial=done, desc="benchmark", unit="run", disable=not progress) as bar:
+        for row in running:
+            rows[row.key] = row
+            append_text(results, row.model_dump_json() + "\n")
+            if progress:
+                bar.write(_line(row), file=sys.stderr)
+            bar.set_postfix_str(f"{sum(row.failure is not None for row in rows.values())} failed", refresh=False)
+            bar.update()
+    ordered = [rows[key] for key in keys if key in rows]
+    page = _write(config, ordered, out)
+    table = markdown_table(config, ordered)
+    failed = sum(row.failure is not None for row in ordered)
+    if ordered and failed == len(ordered):
+        raise ConfigurationError(f"every run failed, the first one so: {ordered[0].failure}")
+    return {
+        "command": "benchmark",
+        "results": str(results),
+        "report": str(page),
+        "runs": len(ordered),
+        "failed": failed,
+        "_text": f"{table}\n\nreport: {page}",
+    }
+
+
+def _revised(config: "BenchmarkConfig", **changes: Any) -> "BenchmarkConfig":
+    """The configuration with some fields changed, checked anew."""
+    from agents.benchmark import BenchmarkConfig
+    from recognizers.settings import validate
+
+    return validate(BenchmarkConfig, {**config.model_dump(), **changes}, "benchmark")
+
+
+def _write(config: "BenchmarkConfig", rows: "list[Row]", out: Path) -> Path:
+    """Write all that follows from the rows."""
+    from agents.benchmark.table import csv_table, markdown_table
+    from agents.report.frontier import save_frontier
+    from recognizers.files import write_text
+
+    write_text(out / "table.md", markdown_table(config, rows) + "\n")
+    write_text(out / "results.csv", csv_table(rows))
     save_frontier(config, rows, out / "accuracy.png")
-    return {"command": "benchmark", "results": str(results), "runs": len(rows), "_text": table}
+    return out / "table.md"
+
+
+def _line(row: "Row") -> str:
+    """A run in one line."""
+    if row.result is None:
+        return f"{row.key}: FAILED: {row.failure}"
+    result = row.result
+    return (
+        f"{row.key}: -{result.parameter_reduction:.1%} parameters, -{result.macs_reduction:.1%} MACs, "
+        f"test {result.test_accuracy:.2%} ({result.test_accuracy - result.baseline_test_accuracy:+.2%})"
+    )

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from agents.controller import make_env, start_ray
+from agents.cluster import start_ray
+from agents.controller import make_env
 from agents.object_store import Publication
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, load_task

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.controller import ControllerTraining, load_controller, start_ray
+from agents.cluster import start_ray
+from agents.controller import ControllerTraining, load_controller
 from agents.policy import make_policy
 from agents.run_directory import RunDirectory
 from agents.workbench import open_environment

@@ -15,7 +15,8 @@ import torch
 from runner_memory import SMAPS, measure
 from torch import nn
 
-from agents.controller import ControllerTraining, load_controller, make_env, start_ray
+from agents.cluster import start_ray
+from agents.controller import ControllerTraining, load_controller, make_env
 from agents.object_store import NAMESPACE, Publication, fetch
 from agents.run_directory import RunDirectory
 from agents.workbench import open_environment

@@ -1,0 +1,277 @@
+"""Running a benchmark: what is not finished yet, in this process or as Ray tasks."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from agents.benchmark.config import TRAIN, BenchmarkConfig, Key, slug
+from agents.benchmark.job import Base, Job, out_of_time, perform
+from agents.benchmark.rows import Row
+from agents.cluster import start_ray
+from agents.object_store import Contents, pack, unpack
+from agents.policy import check_policy
+from envs.tasks import TaskConfig
+from recognizers.errors import ZeroOutError
+from recognizers.sharing import fingerprint, shared
+
+ATTEMPTS = 3
+"""How often a run is started whose worker process dies."""
+GRACE = 5.0
+"""Seconds beyond its limit after which a run that does not stop by itself is ended with its process."""
+
+
+def plan(config: BenchmarkConfig, directory: Path, finished: Sequence[Row]) -> list[Job]:
+    """The runs that have no result yet, in order.
+
+    Raises:
+        ConfigurationError: an unknown policy, or settings that a task does not have.
+    """
+    done = {row.key for row in finished if row.result is not None}
+    for entry in config.policies:
+        if entry.policy != TRAIN:
+            check_policy(entry.policy)
+    jobs = []
+    for key in config.runs():
+        if key in done:
+            continue
+        task = config.settings(key)
+        run = directory / "runs" / slug(key.task) / slug(key.label) / f"seed-{key.seed}"
+        base = Base(task, directory / "bases" / _base_name(key, task))
+        jobs.append(Job(key, config.entry(key.label), task, base, run.absolute(), config.time_limit))
+    return jobs
+
+
+def run_benchmark(
+    config: BenchmarkConfig,
+    directory: Path,
+    finished: Sequence[Row],
+    *,
+    workers: int | None = 0,
+    address: str | None = None,
+    progress: bool = False,
+) -> Iterator[Row]:
+    """Run what has no result yet; yields each row as soon as it is there.
+
+    Every run leaves its run directory under ``directory``; base networks are in ``bases/``. Rows are equal, seconds
+    apart, in whatever process a run takes place, as long as the task sets ``recognizer.threads``.
+
+    Args:
+        config: of the benchmark.
+        directory: where files go; all machines of a cluster must see it.
+        finished: rows of earlier calls; failed runs are tried again.
+        workers: how many runs at a time, in processes of their own; 0: one after the other in this process, where a
+            crash or a loop inside a C extension ends or halts the whole benchmark; None: as the machines allow.
+        address: of a Ray cluster; this machine by default.
+        progress: show progress bars within runs in this process.
+
+    Raises:
+        ConfigurationError: the benchmark asks for what does not exist.
+    """
+    jobs = plan(config, directory, finished)
+    steps = {row.key: row.result.environment_steps for row in finished if row.result is not None}
+    if workers == 0:
+        return _in_process(jobs, steps, progress=progress)
+    return _Driver(jobs, steps, workers, address).rows()
+
+
+def _base_name(key: Key, task: TaskConfig) -> str:
+    """A name for the base network; equal for runs that start from the same one."""
+    same = {"finetuning", "cache_megabytes"}
+    settings = [task.recognizer.model_dump(exclude=same), task.data.model_dump()]
+    return f"{slug(task.name)}-seed-{key.seed}-{fingerprint(settings, [])[:8]}"
+
+
+def _following(job: Job) -> Key | None:
+    """The run whose environment steps a search spends."""
+    label = job.entry.equal_steps_to
+    return None if label is None else job.key._replace(label=label)
+
+
+def _with_steps(job: Job, steps: int) -> Job:
+    return Job(
+        job.key, job.entry, job.task, job.base, job.directory, job.seconds, {"environment_steps": steps}, job.home
+    )
+
+
+def _base_failed(error: BaseException) -> str:
+    return f"the base network: {' '.join(str(error).split())}"
+
+
+def _in_process(jobs: Sequence[Job], steps: dict[Key, int], *, progress: bool) -> Iterator[Row]:
+    opened: tuple[Path, Any] | None = None
+    for job in jobs:
+        if (followed := _following(job)) is not None:
+            if followed not in steps:
+                yield job.failed(f"waits for {followed}, which failed")
+                continue
+            job = _with_steps(job, steps[followed])  # noqa: PLW2901
+        try:
+            if opened is None or opened[0] != job.base.directory:
+                opened = job.base.directory, job.base.open(progress=progress)
+        except ZeroOutError as error:
+            yield job.failed(_base_failed(error))
+            continue
+        row = perform(job, opened[1].baseline, progress=progress)
+        if row.result is not None:
+            steps[row.key] = row.result.environment_steps
+        yield row
+
+
+class _Driver:
+    """Hands runs to Ray as workers become free, and ends those that take too long.
+
+    Args:
+        jobs: in order.
+        steps: environment steps of the runs that are finished already.
+        workers: how many at a time; None: as the machines allow.
+        address: of a Ray cluster.
+    """
+
+    def __init__(self, jobs: Sequence[Job], steps: dict[Key, int], workers: int | None, address: str | None) -> None:
+        self._waiting, self._steps = list(jobs), steps
+        start_ray(address)
+        resources = ray.cluster_resources()
+        cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0)
+        default = min(cpus, int(2 * gpus)) if gpus else cpus
+        self._workers = workers or max(default, 1)
+        # Training a controller reserves no core itself: its runners do.
+        share = {"num_gpus": min(1.0, gpus / self._workers)} if gpus else {}
+        again = {"max_retries": ATTEMPTS - 1, "retry_exceptions": False}
+        self._open = ray.remote(num_cpus=1, **share, **again)(_open)
+        self._perform = ray.remote(num_cpus=1, **share, **again)(_perform)
+        self._train = ray.remote(num_cpus=0, **share, **again)(_perform)
+        self._starts = _starts_class().options(num_cpus=0).remote()
+        self._bases: dict[Path, Any] = {}  # references to contents, from when they are asked for
+        self._ready: dict[Path, str | None] = {}  # None, or why there are none
+        self._running: dict[Any, Job] = {}
+        self._began: dict[Key, tuple[int, float]] = {}
+        self._ended: dict[Any, str] = {}
+
+    def rows(self) -> Iterator[Row]:
+        """Run all."""
+        try:
+            while self._waiting or self._running:
+                yield from self._start()
+                pending = [*self._running, *(self._bases[path] for path in self._bases if path not in self._ready)]
+                finished, _ = ray.wait(pending, num_returns=1, timeout=1.0) if pending else ([], [])
+                for reference in finished:
+                    if reference in self._running:
+                        yield self._take(reference)
+                    else:
+                        self._take_base(reference)
+                self._end_overdue()
+        finally:
+            for reference in self._running:
+                ray.cancel(reference, force=True)
+            ray.kill(self._starts)
+
+    def _start(self) -> Iterator[Row]:
+        """Hand out what can run now; yields the rows of runs that cannot run at all."""
+        for job in list(self._waiting):
+            followed = _following(job)
+            fault = self._ready.get(job.base.directory)
+            if followed is not None and not self._comes(followed):
+                fault = f"waits for {followed}, which failed"
+            if fault is not None:
+                self._waiting.remove(job)
+                yield job.failed(fault)
+                continue
+            if job.base.directory not in self._bases:
+                if self._free() >= 1:
+                    self._bases[job.base.directory] = self._open.remote(job.base, job.home)
+                continue
+            if job.base.directory not in self._ready or (followed is not None and followed not in self._steps):
+                continue
+            if self._free() < self._slots(job):
+                break  # those behind it must not take its place for ever
+            self._waiting.remove(job)
+            given = job if followed is None else _with_steps(job, self._steps[followed])
+            task = self._train if job.trains else self._perform
+            self._running[task.remote(given, self._bases[job.base.directory], self._starts)] = job
+        for path in self._ready.keys() - {job.base.directory for job in self._waiting}:
+            self._bases[path] = None  # Ray keeps it for those that run now, and no longer
+
+    def _comes(self, key: Key) -> bool:
+        """Whether a run is finished, or may still come."""
+        return key in self._steps or any(job.key == key for job in [*self._waiting, *self._running.values()])
+
+    def _free(self) -> int:
+        training = sum(path not in self._ready for path in self._bases)
+        return self._workers - training - sum(self._slots(job) for job in self._running.values())
+
+    def _slots(self, job: Job) -> int:
+        """Workers that a run takes; a controller's training fills the machine with its runners."""
+        return self._workers if job.trains else 1
+
+    def _take(self, reference: Any) -> Row:
+        job = self._running.pop(reference)
+        try:
+            row: Row = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            reason = self._ended.pop(reference, None)
+            row = job.failed(reason or f"its process died {ATTEMPTS} times: {' '.join(str(error).split())[:300]}")
+        self._began.pop(job.key, None)
+        if row.result is not None:
+            self._steps[row.key] = row.result.environment_steps
+        return row
+
+    def _take_base(self, reference: Any) -> None:
+        path = next(path for path, known in self._bases.items() if known == reference)
+        try:
+            ray.get(reference)
+            self._ready[path] = None
+        except ray.exceptions.RayTaskError as error:
+            self._ready[path] = _base_failed(error.cause)
+        except ray.exceptions.RayError as error:
+            self._ready[path] = _base_failed(error)
+
+    def _end_overdue(self) -> None:
+        """End the processes of runs that did not stop at their limit, or die again and again."""
+        now = time.monotonic()
+        for key, attempts in ray.get(self._starts.attempts.remote()).items():
+            if key not in self._began or self._began[key][0] != attempts:
+                self._began[key] = attempts, now
+        for reference, job in self._running.items():
+            attempts, began = self._began.get(job.key, (0, now))
+            if reference in self._ended or (now < began + job.seconds + GRACE and attempts <= ATTEMPTS):
+                continue
+            self._ended[reference] = (
+                out_of_time(job.seconds) + "; its process was ended"
+                if attempts <= ATTEMPTS
+                else f"its process died {ATTEMPTS} times, for lack of memory"
+            )
+            ray.cancel(reference, force=True)
+
+
+def _starts_class() -> Any:
+    # Local, so that Ray ships the class itself: its process would else import this module, and PyTorch with it.
+    class Starts:
+        """Knows how often each run was begun: waiting for a free core does not count as its time."""
+
+        def __init__(self) -> None:
+            self._attempts: dict[Any, int] = {}
+
+        def begin(self, key: Any) -> None:
+            self._attempts[key] = self._attempts.get(key, 0) + 1
+
+        def attempts(self) -> dict[Any, int]:
+            return self._attempts
+
+    return ray.remote(Starts)
+
+
+def _open(base: Base, home: Path) -> Contents:
+    """Open a base network in a worker, for others."""
+    os.chdir(home)
+    return pack(base.open(progress=False))
+
+
+def _perform(job: Job, contents: Contents, starts: Any) -> Row:
+    """Perform a run in a worker; images and weights stay where they are in the node's object store."""
+    ray.get(starts.begin.remote(tuple(job.key)))
+    make: Callable[[], Any] = lambda: unpack(contents)  # noqa: E731
+    return perform(job, shared(str(job.base.directory), make))

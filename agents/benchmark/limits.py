@@ -1,0 +1,38 @@
+"""A limit to the seconds that a piece of code may take."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class TimeLimitExceeded(BaseException):
+    """The time is over. Not an ``Exception``, so that a policy that catches those is stopped all the same."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Stop what runs within the context after so many seconds, even if it loops for ever.
+
+    Works in the main thread of a process, between two operations of Python: a loop inside a C extension, or one that
+    catches everything, goes on, and only ending the process helps. A timer that runs already is taken up again.
+
+    Raises:
+        TimeLimitExceeded: within the context.
+    """
+
+    def stop(signal_: int, frame: FrameType | None) -> None:
+        raise TimeLimitExceeded
+
+    started = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, stop)
+    # Once more every second: code that catches everything may swallow the first.
+    outer, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if outer:
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 1e-6), interval)

@@ -1,0 +1,124 @@
+"""A benchmark in tables: Markdown with intervals, CSV with a row per run."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from agents.benchmark.config import BenchmarkConfig, Key, TaskEntry
+from agents.benchmark.rows import Row, results, score
+from agents.results import Result
+from agents.statistics import interval
+
+COLUMNS = {
+    "parameter_reduction": "parameters removed %",
+    "macs_reduction": "MACs removed %",
+    "validation_change": "validation change (points)",
+    "selection_change": "selection change (points)",
+    "test_change": "test change (points)",
+    "test_accuracy": "test accuracy %",
+    "finetuned_test_accuracy": "test accuracy, fine-tuned %",
+    "episode_return": "return of the own episode",
+    "environment_steps": "environment steps",
+    "evaluations": "evaluations",
+    "seconds": "seconds",
+}
+
+
+DIGITS = {
+    "validation_change": 2,
+    "selection_change": 2,
+    "test_change": 2,
+    "test_accuracy": 2,
+    "finetuned_test_accuracy": 2,
+    "episode_return": 3,
+    "environment_steps": 0,
+    "evaluations": 0,
+}
+"""Decimals of a column, where not 1."""
+COMPARED = ("parameter_reduction", "macs_reduction", "test_change", "episode_return")
+"""Columns whose differences between policies are shown."""
+
+
+def figures(result: Result) -> dict[str, float]:
+    """What a table shows of a run, in the units of :data:`COLUMNS`."""
+    return {
+        "parameter_reduction": 100 * result.parameter_reduction,
+        "macs_reduction": 100 * result.macs_reduction,
+        "validation_change": 100 * (result.validation_accuracy - result.baseline_validation_accuracy),
+        "selection_change": 100 * (result.selection_accuracy - result.baseline_selection_accuracy),
+        "test_change": 100 * (result.test_accuracy - result.baseline_test_accuracy),
+        "test_accuracy": 100 * result.test_accuracy,
+        "finetuned_test_accuracy": 100 * result.finetuned.test_accuracy if result.finetuned else float("nan"),
+        "episode_return": result.episode_return,
+        "environment_steps": result.environment_steps,
+        "evaluations": result.evaluations,
+        "seconds": result.seconds["policy"],
+    }
+
+
+def markdown_table(config: BenchmarkConfig, rows: Sequence[Row]) -> str:
+    """Per task: mean and 95 % interval over seeds of every policy, and of its seed-by-seed difference from the first.
+
+    Failed runs are listed below.
+    """
+    blocks = []
+    for task in config.tasks:
+        title = [f"**{task.name}**", ""] if len(config.tasks) > 1 else []
+        blocks.append("\n".join([*title, *_of_task(config, task, results(rows))]))
+    failed = [row for row in rows if row.failure is not None]
+    if failed:
+        blocks.append("\n".join(["Failed runs:", "", *(f"* {row.key}: {row.failure}" for row in failed)]))
+    return "\n\n".join(blocks)
+
+
+def _of_task(config: BenchmarkConfig, task: TaskEntry, found: dict[Key, Result]) -> list[str]:
+    of_policy: dict[str, dict[int, dict[str, float]]] = {entry.name: {} for entry in config.entries(task)}
+    for key, result in found.items():
+        if key.task == task.name and key.label in of_policy:
+            of_policy[key.label][key.seed] = figures(result)
+    every = [figure for of_seed in of_policy.values() for figure in of_seed.values()]
+    shown = [column for column in COLUMNS if not all(np.isnan(figure[column]) for figure in every)]
+    lines = [*_header("policy", [COLUMNS[column] for column in shown])]
+    for name, of_seed in of_policy.items():
+        if of_seed:
+            cells = [_cell(column, [figure[column] for figure in of_seed.values()]) for column in shown]
+            lines.append(f"| {name} | {len(of_seed)} | " + " | ".join(cells) + " |")
+    (first, of_first), *others = of_policy.items()
+    lines += ["", *_header(f"{first} minus", [COLUMNS[column] for column in COMPARED])]
+    for name, of_seed in others:
+        seeds = sorted(of_first.keys() & of_seed.keys())
+        if seeds:
+            pairs = {column: [of_first[seed][column] - of_seed[seed][column] for seed in seeds] for column in COMPARED}
+            cells = [_cell(column, differences) for column, differences in pairs.items()]
+            lines.append(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def csv_table(rows: Sequence[Row]) -> str:
+    """A line per run, in the units of :data:`COLUMNS`; a failed run has its reason and no figures."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["task", "policy", "seed", "failure", "score", "baseline_test_accuracy", *COLUMNS])
+    for row in sorted(rows, key=lambda row: row.key):
+        cells: list[object] = [""] * (2 + len(COLUMNS))
+        if row.result is not None:
+            values = figures(row.result).values()
+            cells = [score(row.result), 100 * row.result.baseline_test_accuracy]
+            cells += ["" if np.isnan(value) else value for value in values]
+        writer.writerow([*row.key, row.failure or "", *cells])
+    return buffer.getvalue()
+
+
+def _header(first: str, columns: Iterable[str]) -> list[str]:
+    titles = [first, "runs", *columns]
+    return ["| " + " | ".join(titles) + " |", "|---|" + "---:|" * (len(titles) - 1)]
+
+
+def _cell(column: str, values: Sequence[float]) -> str:
+    mean, half = interval(values)
+    digits = DIGITS.get(column, 1)
+    if np.isnan(mean):
+        return "-"
+    return f"{mean:,.{digits}f}" + ("" if np.isnan(half) else f" ± {half:,.{digits}f}")
