@@ -19,7 +19,15 @@ from tqdm import tqdm
 
 from agents.cluster import start_ray
 from agents.object_store import Publication, fetch
-from agents.r2d2.algorithm import NUM_ENV_STEPS_LIFETIME, NUM_UPDATES_LIFETIME, R2D2, REPLAY_SEQUENCES
+from agents.r2d2.algorithm import (
+    NUM_ENV_STEPS_LIFETIME,
+    NUM_EVALUATIONS_LIFETIME,
+    NUM_UPDATES_LIFETIME,
+    R2D2,
+    REPLAY_AGE,
+    REPLAY_BRANCHES,
+    REPLAY_SEQUENCES,
+)
 from agents.r2d2.episodes import FinishedEpisode
 from agents.r2d2.exploration import annealed, ladder
 from agents.r2d2.policy import MODULE_IN_CHECKPOINT, R2D2Controller
@@ -111,7 +119,7 @@ class ControllerTraining:
             self._restore(run.checkpoints / self.progress.checkpoint)
 
     def train(self) -> None:
-        """Train until the settings' environment steps, or seconds, are spent."""
+        """Train until the settings' environment steps, evaluations or seconds are spent."""
         controller, progress = self.controller, self.progress
         total = controller.total_steps
         bar = tqdm(total=total, initial=progress.steps, desc="r2d2", unit="step", disable=not self.show_progress)
@@ -121,6 +129,7 @@ class ControllerTraining:
                 before = progress.steps
                 metrics = self.algorithm.train()
                 progress.steps = int(metrics[NUM_ENV_STEPS_LIFETIME])
+                progress.evaluations = int(metrics[NUM_EVALUATIONS_LIFETIME])
                 self._take(self._episode(episode) for episode in self.algorithm.finished_episodes())
                 record = self._record(metrics)
                 due = before // controller.evaluation_interval != progress.steps // controller.evaluation_interval
@@ -128,7 +137,7 @@ class ControllerTraining:
                 if due := due or self._finished():
                     record |= self._evaluate()
                     progress.seconds = time.perf_counter() - began
-                record["seconds"] = progress.seconds
+                record |= {"evaluations": progress.all_evaluations, "seconds": progress.seconds}
                 self._log(writer, record)
                 if due:
                     self._checkpoint()
@@ -153,7 +162,7 @@ class ControllerTraining:
             name,
             seed=self.seed,
             also=self.episodes,
-            spent=Spent(steps, steps, progress.seconds),
+            spent=Spent(steps, progress.all_evaluations, progress.seconds),
         )
 
     def stop(self) -> None:
@@ -171,9 +180,11 @@ class ControllerTraining:
             raise FileError(f"cannot read the checkpoint {checkpoint} (truncated or corrupt): {error!r}") from error
 
     def _finished(self) -> bool:
-        limit = self.controller.max_seconds
-        return self.progress.steps >= self.controller.total_steps or (
-            limit is not None and self.progress.seconds >= limit
+        controller, progress = self.controller, self.progress
+        return (
+            progress.steps >= controller.total_steps
+            or (controller.total_evaluations is not None and progress.all_evaluations >= controller.total_evaluations)
+            or (controller.max_seconds is not None and progress.seconds >= controller.max_seconds)
         )
 
     # --- episodes ---
@@ -224,9 +235,11 @@ class ControllerTraining:
         _copy_directory(checkpoints / state / MODULE_IN_CHECKPOINT, checkpoints / module)
         controller = R2D2Controller(checkpoints / module)
         controller.reset(self.env)
+        evaluations = self.env.evaluations
         episode = play(self.env, controller.act, seed=self.seed, policy="r2d2", phase="evaluation")
         # Greedy episodes are measured, too, so they count as the controller's effort.
         progress.evaluation_steps += len(episode.actions)
+        progress.other_evaluations += self.env.evaluations - evaluations
         progress.checkpoint = state
         self._evaluated.append((module, episode))
         self._take([episode])
@@ -271,6 +284,8 @@ class ControllerTraining:
             "environment_steps": self.progress.steps,
             "updates": int(metrics[NUM_UPDATES_LIFETIME]),
             "replay_sequences": int(metrics[REPLAY_SEQUENCES]),
+            "replay_branches": int(metrics[REPLAY_BRANCHES]),
+            "replay_age": float(metrics[REPLAY_AGE]),
             **{name: float(learner[key]) for name, key in LEARNER_FIGURES.items() if key in learner},
         }
         if self.progress.best_score is not None:
@@ -330,11 +345,18 @@ class Progress(BaseModel):
     checkpoint: str = Field("", description="folder of the algorithm's state to resume from")
     steps: int = Field(0, description="environment steps of training")
     evaluation_steps: int = Field(0, description="environment steps of greedy evaluations")
+    evaluations: int = Field(0, description="environment steps and probes of training")
+    other_evaluations: int = Field(0, description="environment steps and probes of greedy evaluations")
     seconds: float = Field(0.0, description="spent training")
     best_score: float | None = Field(None, description="best objective score of any state so far, if one met it")
     episodes: int = Field(0, description="lines of episodes.jsonl that belong to the checkpoint")
     records: int = Field(0, description="lines of learning.jsonl that belong to the checkpoint")
     modules: dict[str, int] = Field(default_factory=dict, description="evaluated modules and their greedy episodes")
+
+    @property
+    def all_evaluations(self) -> int:
+        """What all of it cost."""
+        return self.evaluations + self.other_evaluations
 
 
 def _copy_directory(source: Path, target: Path) -> None:

@@ -31,6 +31,7 @@ class Probe:
         terminated: whether the episode would end.
         efficiency: how good the step looks by itself, see :meth:`~envs.objectives.Objective.efficiency`.
         observation: what :meth:`PruningEnv.step` would return; it follows from the rest and is not compared.
+        action_mask: what its info would say, likewise.
     """
 
     action: Action
@@ -39,6 +40,7 @@ class Probe:
     terminated: bool
     efficiency: float
     observation: Observation = field(compare=False, repr=False)
+    action_mask: np.ndarray = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
             efficiency = self.objective.efficiency(self._state, state, self.baseline_accuracy)
             terminated, action_mask = self._outlook(state, after)
             observation = self._observe(state, after, action_mask)
-            probes.append(Probe(action, state, reward, terminated, efficiency, observation))
+            probes.append(Probe(action, state, reward, terminated, efficiency, observation, action_mask))
         self.probes += probes
         return probes
 

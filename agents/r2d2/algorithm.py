@@ -40,6 +40,12 @@ NUM_UPDATES_LIFETIME = "num_updates_lifetime"
 """Result: learner updates so far."""
 NUM_ENV_STEPS_LIFETIME = "num_env_steps_lifetime"
 """Result: environment steps that have reached the replay buffer so far."""
+NUM_EVALUATIONS_LIFETIME = "num_evaluations_lifetime"
+"""Result: environment steps and probes so far."""
+REPLAY_BRANCHES = "replay_branches"
+"""Result: probed steps that can be drawn from the replay buffer."""
+REPLAY_AGE = "replay_age"
+"""Result: environment steps since what was drawn last had come in, on average."""
 REPLAY_SEQUENCES = "replay_sequences"
 """Result: sequences that can be drawn from the replay buffer."""
 
@@ -84,7 +90,9 @@ class R2D2(DQN):
     def setup(self, config: R2D2Config) -> None:
         """Build runners, learner and replay buffer."""
         self._env_steps = 0
+        self._evaluations = 0
         self._updates = 0
+        self._replay_age = 0.0
         self._updates_due = 0.0
         self._last_probe = time.monotonic()
         super().setup(config)
@@ -118,6 +126,7 @@ class R2D2(DQN):
             stride=config.replay_stride,
             priority_exponent=config.priority_exponent,
             importance_exponent=config.importance_exponent,
+            branch_share=config.branch_share,
             seed=config.seed,
         )
 
@@ -135,6 +144,7 @@ class R2D2(DQN):
                 self.local_replay_buffer.add(fragments)
         steps = sum(len(fragment.actions) for fragments, _ in samples for fragment in fragments)
         self._env_steps += steps
+        self._evaluations += steps + sum(fragment.probes for fragments, _ in samples for fragment in fragments)
         self.metrics.aggregate([results for _, results in samples], key=ENV_RUNNER_RESULTS)
 
         warm = self._env_steps >= self.config.num_steps_sampled_before_learning_starts
@@ -149,7 +159,10 @@ class R2D2(DQN):
             {
                 NUM_ENV_STEPS_LIFETIME: self._env_steps,
                 NUM_UPDATES_LIFETIME: self._updates,
+                NUM_EVALUATIONS_LIFETIME: self._evaluations,
                 REPLAY_SEQUENCES: self.local_replay_buffer.num_sequences,
+                REPLAY_BRANCHES: self.local_replay_buffer.num_branches,
+                REPLAY_AGE: self._replay_age,
             },
             window=1,
         )
@@ -181,7 +194,9 @@ class R2D2(DQN):
 
     def _update(self) -> None:
         with self.metrics.log_time((TIMERS, REPLAY_BUFFER_SAMPLE_TIMER)):
-            batch = to_learner_batch(self.local_replay_buffer.sample(self.config.total_train_batch_size))
+            sampled = self.local_replay_buffer.sample(self.config.total_train_batch_size)
+            self._replay_age = float(sampled.ages.mean())
+            batch = to_learner_batch(sampled)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             results = self.learner_group.update(
                 batch=batch, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps}
@@ -225,6 +240,7 @@ class R2D2(DQN):
             state[COMPONENT_R2D2] = {
                 "replay": self.local_replay_buffer.get_state(),
                 "env_steps": self._env_steps,
+                "evaluations": self._evaluations,
                 "updates": self._updates,
                 "updates_due": self._updates_due,
             }
@@ -238,5 +254,6 @@ class R2D2(DQN):
             own = state[COMPONENT_R2D2]
             self.local_replay_buffer.set_state(own["replay"])
             self._env_steps = own["env_steps"]
+            self._evaluations = own["evaluations"]
             self._updates = own["updates"]
             self._updates_due = own["updates_due"]

@@ -1,6 +1,6 @@
 """RLlib configuration of R2D2."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -10,10 +10,18 @@ from ray.rllib.utils.annotations import override
 
 from agents.r2d2.connectors import PrevActionReward
 from agents.r2d2.env_runner import R2D2EnvRunner
+from agents.r2d2.exploration import Lookahead, Rank
+from agents.r2d2.guide import GuidedLookahead
 from agents.r2d2.learner import R2D2TorchLearner
 from agents.r2d2.module import R2D2TorchRLModule
 from agents.r2d2.network import NetworkConfig
 from recognizers.errors import ConfigurationError
+
+
+def _guided_lookahead(env: Any = None, spaces: Any = None) -> GuidedLookahead:
+    del env, spaces  # RLlib's signature; the runner hands over its environment, which it may make anew
+    guide: GuidedLookahead = GuidedLookahead()
+    return guide
 
 
 def _previous_action_and_reward(env: Any = None, spaces: Any = None, device: Any = None) -> PrevActionReward:
@@ -26,8 +34,8 @@ class R2D2Config(DQNConfig):
 
     What DQN has already keeps its name: ``gamma``, ``lr``, ``n_step``, ``burn_in_len``, ``td_error_loss_fn``,
     ``grad_clip``, ``target_network_update_freq`` (environment steps), ``num_steps_sampled_before_learning_starts``;
-    ``train_batch_size_per_learner`` counts sequences. What R2D2 adds is set by :meth:`training`, :meth:`ladder`
-    and :meth:`network`.
+    ``train_batch_size_per_learner`` counts sequences. What R2D2 adds is set by :meth:`training`, :meth:`ladder`,
+    :meth:`guidance` and :meth:`network`.
     """
 
     @override(DQNConfig)
@@ -38,6 +46,7 @@ class R2D2Config(DQNConfig):
         super().__init__(algo_class=algo_class or R2D2)
         self.env_runner_cls = R2D2EnvRunner
         self._env_to_module_connector = _previous_action_and_reward
+        self._module_to_env_connector = _guided_lookahead
         # The algorithm itself sends weights and step counter; the connectors have no state to be merged.
         self._dont_auto_sync_env_runner_states = True
         self.merge_env_runner_states = False
@@ -62,6 +71,8 @@ class R2D2Config(DQNConfig):
         self.exploration_base = 0.4
         self.exploration_exponent = 7.0
         self.exploration_anneal_steps = 0
+        self.lookahead = Lookahead()
+        self.branch_share = 0.25
         self.runner_probe_interval_s = 60.0
         self.run_directory: str | None = None
 
@@ -119,6 +130,28 @@ class R2D2Config(DQNConfig):
             anneal_steps: environment steps over which every rate falls from 1 to its rung; 0 for none.
         """
         return self._assign(exploration_base=base, exploration_exponent=exponent, exploration_anneal_steps=anneal_steps)
+
+    def guidance(
+        self,
+        *,
+        k: int = NotProvided,
+        k_start: int = NotProvided,
+        anneal_steps: int = NotProvided,
+        rank: Rank = NotProvided,
+        branch_share: float = NotProvided,
+    ) -> Self:
+        """Set how many proposed actions the environment measures before one is taken.
+
+        Args:
+            k: proposals measured per step; 1 for none.
+            k_start: at the beginning of the training.
+            anneal_steps: environment steps over which the number goes from ``k_start`` to ``k``.
+            rank: ``value`` or ``efficiency``, see :func:`agents.r2d2.lookahead.best_of`.
+            branch_share: share of each batch that are measured actions which were not taken.
+        """
+        given: dict[str, Any] = {"k": k, "k_start": k_start, "anneal_steps": anneal_steps, "rank": rank}
+        changed = {name: value for name, value in given.items() if value is not NotProvided}
+        return self._assign(lookahead=replace(self.lookahead, **changed), branch_share=branch_share)
 
     def network(
         self,
@@ -195,6 +228,8 @@ class R2D2Config(DQNConfig):
             "the exploration base must be from 0 to 1, its exponent not negative": (
                 0.0 <= self.exploration_base <= 1.0 and self.exploration_exponent >= 0.0
             ),
+            "lookahead must measure at least 1 proposal": min(self.lookahead.k, self.lookahead.k_start) >= 1,
+            "branch_share must be at least 0 and below 1": 0.0 <= self.branch_share < 1.0,
             "num_atoms > 1 and noisy networks are not part of R2D2": self.num_atoms == 1 and not self.noisy,
             "R2D2 is trained by a single agent": not self.is_multi_agent,
         }
@@ -229,4 +264,10 @@ class R2D2Config(DQNConfig):
             "action_table": self.action_table,
             "burn_in_len": self.burn_in_len,
             "exploration_anneal_steps": self.exploration_anneal_steps,
+            "lookahead": asdict(self.lookahead),
+            "learning": {
+                "gamma": self.gamma,
+                "reward_scale": self.reward_scale,
+                "value_rescaling": self.value_rescaling,
+            },
         }

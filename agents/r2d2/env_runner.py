@@ -10,6 +10,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from agents.r2d2.episodes import Fragment, fragment_from_rllib
 from agents.r2d2.exploration import actor_epsilons
+from agents.r2d2.guide import GuidedLookahead
 
 
 class R2D2EnvRunner(SingleAgentEnvRunner):
@@ -60,5 +61,9 @@ class R2D2EnvRunner(SingleAgentEnvRunner):
 
         The fragments travel by value: a reference to them would be lost with the runner.
         """
-        fragments = [fragment_from_rllib(episode) for episode in self.sample()]
+        guide = next(piece for piece in self._module_to_env.connectors if isinstance(piece, GuidedLookahead))
+        guide.env = self.env  # RLlib makes it anew after a failure
+        episodes = self.sample()
+        probed = guide.drain()
+        fragments = [fragment_from_rllib(episode, probed.get(episode.id_, ())) for episode in episodes]
         return fragments, self.get_metrics()

@@ -1,9 +1,37 @@
-"""Exploration: the Ape-X ladder of epsilons, its annealing, and masked epsilon-greedy actions."""
+"""Exploration: the Ape-X ladder of epsilons, its annealing, and masked epsilon-greedy proposals."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from agents.r2d2.targets import masked_argmax
+Rank = Literal["value", "efficiency"]
+
+
+@dataclass(frozen=True)
+class Lookahead:
+    """How many proposals are probed, and what the best of them is.
+
+    Attributes:
+        k: proposals per step; 1 takes the first as it is.
+        k_start: at the beginning of the training.
+        anneal_steps: environment steps over which the number goes from ``k_start`` to ``k``.
+        rank: see :func:`agents.r2d2.lookahead.best_of`.
+    """
+
+    k: int = 1
+    k_start: int = 1
+    anneal_steps: int = 0
+    rank: Rank = "value"
+
+    def candidates(self, env_steps: int) -> int:
+        """Proposals per step after so many environment steps."""
+        return round(self.k_start + (self.k - self.k_start) * _progress(env_steps, self.anneal_steps))
+
+
+def _progress(env_steps: int, anneal_steps: int) -> float:
+    return 1.0 if anneal_steps <= 0 else min(1.0, env_steps / anneal_steps)
 
 
 def ladder(num_actors: int, base: float = 0.4, exponent: float = 7.0) -> list[float]:
@@ -40,27 +68,42 @@ def annealed(epsilons: Tensor, env_steps: int, anneal_steps: int) -> Tensor:
     A ladder of few actors is degenerate ({0.4, 0.0007} for two): without annealing one of them would explore next to
     nothing from the start.
     """
-    progress = 1.0 if anneal_steps <= 0 else min(1.0, env_steps / anneal_steps)
+    progress = _progress(env_steps, anneal_steps)
     return (1.0 - progress) + progress * epsilons
 
 
-def epsilon_greedy(
-    q_values: Tensor, action_mask: Tensor, epsilons: Tensor, generator: torch.Generator | None = None
+def propose(
+    q_values: Tensor, action_mask: Tensor, epsilons: Tensor, count: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Greedy among the valid actions, or with chance epsilon one of them drawn uniformly.
+    """The best valid actions, each replaced with chance epsilon by one drawn uniformly from the other valid ones.
+
+    With ``count`` 1 this is epsilon-greedy. With more, exploration costs little: what is drawn is measured beside the
+    best, and taken only if it turns out better.
 
     Args:
         q_values: ``[B, A]``.
         action_mask: ``[B, A]``, nonzero where valid. A row without a valid action (a finished episode, whose action
             the vector environment ignores) may yield any action.
         epsilons: chance of a random action, ``[B]``.
+        count: of proposals.
         generator: source of randomness; torch's global one if not given.
 
     Returns:
-        Actions ``[B]``.
+        Actions ``[B, K]``, ``K`` at most ``count``, all different in a row, greedy ones first, the best of them first;
+        -1 where there are not so many valid ones.
     """
     mask = action_mask.bool()
-    drawable = mask | ~mask.any(dim=-1, keepdim=True)  # multinomial needs a positive weight in each row
-    random = torch.multinomial(drawable.float(), 1, generator=generator).squeeze(-1)  # [B]
-    coins = torch.rand(q_values.shape[0], generator=generator, device=q_values.device)
-    return torch.where(coins < epsilons, random, masked_argmax(q_values, mask))
+    rows, actions = q_values.shape
+    device = q_values.device
+    coins = torch.rand(rows, count, generator=generator, device=device)
+    greedy = count - (coins < epsilons.unsqueeze(1)).sum(1, keepdim=True)  # [B, 1]
+    lowest = torch.full_like(q_values, -torch.inf)
+    order = torch.where(mask, q_values, lowest).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(actions, device=device).expand(rows, -1))  # [B, A]
+    # Greedy ones by rank, all above 1; random ones below 1.
+    keys = torch.where(
+        rank < greedy, 1.0 + (actions - rank), torch.rand(q_values.shape, generator=generator, device=device)
+    )
+    best = torch.where(mask, keys, lowest).topk(min(count, actions), dim=1)
+    chosen = torch.where(best.values > -torch.inf, best.indices, torch.full_like(best.indices, -1))
+    return torch.where(mask.any(dim=1, keepdim=True), chosen, best.indices)

@@ -15,19 +15,22 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from agents.r2d2.connectors import PREVIOUS_ACTION, PREVIOUS_REWARD
-from agents.r2d2.exploration import annealed, epsilon_greedy
+from agents.r2d2.exploration import Lookahead, annealed, propose
 from agents.r2d2.network import NetworkConfig, RecurrentQNetwork, State
-from agents.r2d2.targets import masked_argmax
 
 BURN_IN_LENGTHS = "burn_in_lengths"
 """Batch column: warm-up steps of each row, ``[B]``."""
+PROPOSALS = "proposals"
+"""Output: actions worth probing, ``[B, 1, K]``, where there are several; -1 in the place of missing ones."""
 
 
 class R2D2TorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetAPI):
     """Online and target network of R2D2.
 
     ``model_config`` holds the fields of :class:`~agents.r2d2.network.NetworkConfig` under ``network``, the
-    ``action_table`` (lists, or ``None``), ``burn_in_len`` and ``exploration_anneal_steps``.
+    ``action_table`` (lists, or ``None``), ``burn_in_len``, ``exploration_anneal_steps``, under ``lookahead`` the fields
+    of :class:`~agents.r2d2.exploration.Lookahead`, and under ``learning`` what its values mean: ``gamma``,
+    ``reward_scale`` and ``value_rescaling``.
 
     Attributes:
         actor_epsilon: exploration rate of each environment of this runner, ``[B]``; set by the runner, and left alone
@@ -65,19 +68,20 @@ class R2D2TorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetA
 
     @override(TorchRLModule)
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        with torch.no_grad():
-            out = self.compute_q_values(batch)
-            mask = self.network.action_mask(batch[Columns.OBS])
-            return {Columns.ACTIONS: masked_argmax(out[QF_PREDS], mask), Columns.STATE_OUT: out[Columns.STATE_OUT]}
+        return self._act(batch, torch.zeros(1), int(self.model_config["lookahead"]["k"]))
 
     @override(TorchRLModule)
     def _forward_exploration(self, batch: dict[str, Any], *, t: int = 0, **kwargs: Any) -> dict[str, Any]:
+        epsilons = annealed(self.actor_epsilon, t, self.model_config["exploration_anneal_steps"])
+        return self._act(batch, epsilons, Lookahead(**self.model_config["lookahead"]).candidates(t))
+
+    def _act(self, batch: dict[str, Any], epsilons: Tensor, count: int) -> dict[str, Any]:
         with torch.no_grad():
             out = self.compute_q_values(batch)
             q, mask = out[QF_PREDS][:, -1], self.network.action_mask(batch[Columns.OBS])[:, -1]  # [B, A]
-            epsilons = annealed(self.actor_epsilon, t, self.model_config["exploration_anneal_steps"])
-            actions = epsilon_greedy(q, mask, epsilons.to(q.device).expand(len(q)))
-            return {Columns.ACTIONS: actions.unsqueeze(1), Columns.STATE_OUT: out[Columns.STATE_OUT]}
+            proposals = propose(q, mask, epsilons.to(q.device).expand(len(q)), count)  # [B, K]
+        acting = {Columns.ACTIONS: proposals[:, :1], Columns.STATE_OUT: out[Columns.STATE_OUT]}
+        return acting if count == 1 else {**acting, PROPOSALS: proposals.unsqueeze(1)}
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -15,9 +16,10 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from torch import Tensor
 
 from agents.r2d2.connectors import PREVIOUS_ACTION, PREVIOUS_REWARD, with_previous
+from agents.r2d2.exploration import Lookahead, Rank, propose
 from agents.r2d2.heads import ACTION_MASK
+from agents.r2d2.lookahead import best_of, probe
 from agents.r2d2.module import R2D2TorchRLModule
-from agents.r2d2.targets import masked_argmax
 from recognizers.errors import ConfigurationError, FileError
 
 MODULE_IN_CHECKPOINT = Path("learner_group", "learner", "rl_module", "default_policy")
@@ -48,18 +50,32 @@ def load_module(checkpoint: str | os.PathLike[str]) -> R2D2TorchRLModule:
 class R2D2Controller:
     """Acts greedily with a trained controller. One instance follows one episode at a time.
 
+    Where it was trained with guided lookahead, or is told so here, it has the environment measure its best proposals
+    before it takes one.
+
     Args:
         checkpoint: directory of an algorithm's checkpoint, or of its module.
+        k: proposals to be measured per step, 1 for none; by default as many as at the training's end.
+        rank: what the best of them is, ``value`` or ``efficiency``, see :func:`~agents.r2d2.lookahead.best_of`; by
+            default as in training.
 
     Raises:
         FileError: see :func:`load_module`.
+        ConfigurationError: there is no such number or rank.
     """
 
-    def __init__(self, checkpoint: str | os.PathLike[str]) -> None:
+    def __init__(self, checkpoint: str | os.PathLike[str], k: int | None = None, rank: Rank | None = None) -> None:
         self.module = load_module(checkpoint)
         self.module.eval()
+        trained = Lookahead(**self.module.model_config["lookahead"])
+        self._lookahead = replace(trained, k=trained.k if k is None else k, rank=rank or trained.rank)
+        if self._lookahead.k < 1:
+            raise ConfigurationError(f"lookahead needs at least 1 proposal, got k={k}")
+        if self._lookahead.rank not in get_args(Rank):
+            raise ConfigurationError(f"lookahead ranks by {' or '.join(get_args(Rank))}, got {rank!r}")
         self._space: gym.spaces.Dict = self.module.observation_space
         self._num_actions = int(self.module.action_space.n)
+        self._env: gym.Env[Any, Any] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -87,22 +103,34 @@ class R2D2Controller:
                         f"the controller was trained on observation {key!r} of shape {self._space[key].shape}, "
                         f"the environment offers {shape or 'none'}"
                     )
+        self._env = env
         self._forget()
 
     def _observed_keys(self) -> set[str]:
         return set(self._space.spaces) - {PREVIOUS_ACTION, PREVIOUS_REWARD}
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> int:
-        """The valid action of the highest Q; carries the recurrent state on.
+        """The valid action of the highest Q, or the best of the measured proposals; carries the recurrent state on.
 
         Args:
             observation: of the environment; without an ``action_mask`` it is taken from ``info``.
             info: of the environment; ``reward`` is the previous step's reward (0 if absent).
         """
         q, mask, self._state = self._evaluate(observation, info)
-        action = int(masked_argmax(q, mask))
+        proposals = propose(q[None], mask[None], torch.zeros(1), self._lookahead.k)[0]  # [K]
+        candidates = [int(proposal) for proposal in proposals if proposal >= 0]
+        action = candidates[0]
+        if len(candidates) > 1:
+            action = candidates[self._best_of(candidates)]
         self._previous_action = action + 1
         return action
+
+    def _best_of(self, candidates: list[int]) -> int:
+        if self._env is None:
+            raise ConfigurationError("lookahead measures in an environment: call reset(env) first")
+        probes = probe(self._env, candidates)
+        state = self._state["h"][0].numpy(), self._state["c"][0].numpy()
+        return best_of(self.module, probes, state, self._lookahead.rank)
 
     def q_values(self, observation: Any, info: Mapping[str, Any]) -> NDArray[np.float32]:
         """Q-values of all actions ``[A]`` on the scale of the training, ``nan`` for invalid ones; changes nothing."""

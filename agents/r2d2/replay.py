@@ -9,18 +9,15 @@ from numpy.typing import NDArray
 
 from agents.r2d2.episodes import (
     Arrays,
+    Branches,
     FinishedEpisode,
     Fragment,
     StoredEpisode,
     finished_from_state,
     finished_to_state,
 )
-from agents.r2d2.sum_tree import SumTree
-from agents.r2d2.targets import importance_weights
+from agents.r2d2.windows import NO_BRANCH, WindowPool
 from recognizers.errors import ConfigurationError
-
-LOWEST_PRIORITY = 1e-6
-"""Keeps a sequence without any error drawable."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,7 @@ class SequenceBatch:
         states: recurrent state before the first observation of the row, each ``[B, H]``.
         weights: importance weights, ``[B]``.
         slots: where to return the priorities to, ``[B]``.
+        ages: environment steps that have come in since the row could first be drawn, ``[B]``.
     """
 
     observations: Arrays
@@ -56,6 +54,7 @@ class SequenceBatch:
     states: Arrays
     weights: NDArray[np.float32]
     slots: NDArray[np.int64]
+    ages: NDArray[np.int64]
 
 
 class PrioritizedSequenceReplayBuffer:
@@ -63,15 +62,22 @@ class PrioritizedSequenceReplayBuffer:
 
     A window is the pair (episode, first trained step ``s``): it trains on ``[s, s + train_length)`` and warms up on
     ``[max(0, s - burn_in), s)`` from the recurrent state the actor had there. Windows start every ``stride`` steps.
-    Episodes leave, oldest first, when the steps exceed the capacity.
+
+    A branch (a step that was probed and not taken) is a window of its own, with the episode's steps before it as
+    warm-up. Only the branch is trained: a return over several steps would charge the steps before it with an action
+    that was turned down. A fixed share of each batch are branches, as there may be many times more of them than of
+    sequences.
+
+    Episodes leave, oldest first, when steps and branches exceed the capacity.
 
     Args:
-        capacity: environment steps to hold.
+        capacity: transitions to hold: environment steps, and branches.
         burn_in: longest warm-up in steps.
         train_length: trained steps of a sequence.
         stride: steps between the starts of sequences.
         priority_exponent: alpha; 0 draws uniformly.
         importance_exponent: beta; 0 leaves the bias of prioritised drawing uncorrected.
+        branch_share: share of a batch's rows that are branches, as soon as there are any.
         seed: seeds the drawing.
     """
 
@@ -84,35 +90,40 @@ class PrioritizedSequenceReplayBuffer:
         stride: int,
         priority_exponent: float = 0.9,
         importance_exponent: float = 0.6,
+        branch_share: float = 0.25,
         seed: int | None = None,
     ) -> None:
         self.capacity = capacity
         self.burn_in = burn_in
         self.train_length = train_length
         self.stride = stride
-        self.priority_exponent = priority_exponent
         self.importance_exponent = importance_exponent
+        self.branch_share = branch_share
         self._generator = np.random.default_rng(seed)
-        # An episode has at most one window per step, so there are never more windows than steps.
-        self._tree = SumTree(capacity)
-        self._free = list(range(capacity - 1, -1, -1))
-        self._slot_episode = np.full(capacity, -1, dtype=np.int64)
-        self._slot_start = np.zeros(capacity, dtype=np.int64)
+        # An episode has at most one window per step, so there are never more windows than transitions.
+        self._sequences = WindowPool(capacity, priority_exponent)
+        self._branches = WindowPool(capacity, priority_exponent)
         self._episodes: dict[int, StoredEpisode] = {}  # by number, oldest first
         self._growing: dict[str, int] = {}  # numbers of the episodes that are not done, by id
         self._next_number = 0
-        self._steps = 0
+        self._transitions = 0
+        self._clock = 0  # environment steps that ever came in
         self._finished: list[FinishedEpisode] = []
 
     @property
-    def num_steps(self) -> int:
-        """Environment steps held."""
-        return self._steps
+    def num_transitions(self) -> int:
+        """Environment steps and branches held."""
+        return self._transitions
 
     @property
     def num_sequences(self) -> int:
         """Sequences that can be drawn."""
-        return self.capacity - len(self._free)
+        return len(self._sequences)
+
+    @property
+    def num_branches(self) -> int:
+        """Branches that can be drawn."""
+        return len(self._branches)
 
     @property
     def num_episodes(self) -> int:
@@ -131,7 +142,8 @@ class PrioritizedSequenceReplayBuffer:
                 self._add(fragment, number)
 
     def _add(self, fragment: Fragment, number: int | None) -> None:
-        self._make_room(len(fragment.actions), number)
+        transitions = len(fragment.actions) + len(fragment.branches)
+        self._make_room(transitions, number)
         if number is None:
             number = self._next_number
             self._next_number += 1
@@ -139,46 +151,46 @@ class PrioritizedSequenceReplayBuffer:
             self._episodes[number] = StoredEpisode(fragment)
         else:
             self._episodes[number].append(fragment)
-        self._steps += len(fragment.actions)
+        self._transitions += transitions
+        self._clock += len(fragment.actions)
 
         episode = self._episodes[number]
-        self._insert(number, episode, episode.claim_starts(self.train_length, self.stride))
+        starts = episode.claim_starts(self.train_length, self.stride)
+        episode.slots += self._sequences.insert(number, starts, None, self._clock)
+        fresh = range(len(episode.branches) - len(fragment.branches), len(episode.branches))
+        episode.branch_slots += self._branches.insert(number, fragment.branches.steps.tolist(), fresh, self._clock)
         if episode.done:
             del self._growing[episode.episode_id]
             self._finished.append(episode.finish())
 
-    def _make_room(self, steps: int, growing: int | None) -> None:
-        while self._steps + steps > self.capacity:
+    def _make_room(self, transitions: int, growing: int | None) -> None:
+        while self._transitions + transitions > self.capacity:
             oldest = next(iter(self._episodes), None)
             if oldest is None or oldest == growing:
                 raise ConfigurationError(
-                    f"an episode is longer than the replay capacity of {self.capacity} steps: raise the capacity"
+                    f"an episode, with what was probed along it, is longer than the replay capacity of {self.capacity} "
+                    "steps: raise the capacity"
                 )
             episode = self._episodes.pop(oldest)
             self._growing.pop(episode.episode_id, None)
-            self._steps -= len(episode)
-            slots = np.array(episode.slots, dtype=np.int64)
-            if len(slots):
-                self._tree.set(slots, np.zeros(len(slots)))
-                self._slot_episode[slots] = -1
-                self._free.extend(episode.slots)
-
-    def _insert(self, number: int, episode: StoredEpisode, starts: list[int]) -> None:
-        if not starts:
-            return
-        # A new sequence gets the largest priority, so that each is likely to be replayed once.
-        highest = float(self._tree.values.max()) or 1.0
-        slots = np.array([self._free.pop() for _ in starts], dtype=np.int64)
-        self._slot_episode[slots] = number
-        self._slot_start[slots] = starts
-        self._tree.set(slots, np.full(len(slots), highest))
-        episode.slots.extend(slots.tolist())
+            self._transitions -= episode.num_transitions
+            self._sequences.remove(episode.slots)
+            self._branches.remove(episode.branch_slots)
 
     def sample(self, batch_size: int) -> SequenceBatch:
-        """Draw sequences in proportion to ``priority^alpha``, with replacement."""
-        slots = self._tree.sample(batch_size, self._generator)
-        probabilities = self._tree[slots] / self._tree.total
-        rows = [(self._episodes[self._slot_episode[slot]], int(self._slot_start[slot])) for slot in slots]
+        """Draw windows in proportion to ``priority^alpha``, with replacement; sequences first, then branches."""
+        branches = round(batch_size * self.branch_share) if len(self._branches) else 0
+        slots, weights = self._sequences.sample(batch_size - branches, self._generator, self.importance_exponent)
+        pools = [(self._sequences, slots)]
+        if branches:
+            drawn, own_weights = self._branches.sample(branches, self._generator, self.importance_exponent)
+            pools.append((self._branches, drawn))
+            slots, weights = np.concatenate([slots, self.capacity + drawn]), np.concatenate([weights, own_weights])
+        rows = [
+            (self._episodes[pool.episode[slot]], int(pool.start[slot]), int(pool.branch[slot]))
+            for pool, drawn in pools
+            for slot in drawn
+        ]
         shape = (batch_size, self.burn_in + self.train_length + 1)
         example = rows[0][0]
         batch = SequenceBatch(
@@ -193,16 +205,21 @@ class PrioritizedSequenceReplayBuffer:
             train_lengths=np.zeros(batch_size, np.int64),
             terminated=np.zeros(batch_size, np.bool_),
             states={key: np.zeros((batch_size, value.shape[1]), value.dtype) for key, value in example.states.items()},
-            weights=importance_weights(probabilities, self.num_sequences, self.importance_exponent),
+            weights=weights,
             slots=slots,
+            ages=self._clock - np.concatenate([pool.born[drawn] for pool, drawn in pools]),
         )
-        for row, (episode, start) in enumerate(rows):
-            self._fill(batch, row, episode, start)
+        for row, (episode, start, branch) in enumerate(rows):
+            if branch == NO_BRANCH:
+                self._fill(batch, row, episode, start, min(start + self.train_length, len(episode)))
+            else:
+                # As a sequence of the one step that stands there, whose outcome is then replaced.
+                self._fill(batch, row, episode, start, start + 1)
+                self._turn_off(batch, row, episode.branches, branch)
         return batch
 
-    def _fill(self, batch: SequenceBatch, row: int, episode: StoredEpisode, start: int) -> None:
+    def _fill(self, batch: SequenceBatch, row: int, episode: StoredEpisode, start: int, end: int) -> None:
         first = max(0, start - self.burn_in)
-        end = min(start + self.train_length, len(episode))
         batch.burn_in_lengths[row] = start - first
         batch.train_lengths[row] = end - start
         batch.terminated[row] = episode.terminated and end == len(episode)
@@ -221,16 +238,27 @@ class PrioritizedSequenceReplayBuffer:
             for key, values in batch.states.items():
                 values[row] = episode.states[key][first - 1]
 
+    def _turn_off(self, batch: SequenceBatch, row: int, branches: Branches, branch: int) -> None:
+        """Replace the only trained step of a row by a branch."""
+        after = self.burn_in + 1
+        batch.terminated[row] = branches.terminated[branch]
+        batch.actions[row, 0] = branches.actions[branch]
+        batch.rewards[row, 0] = branches.rewards[branch]
+        batch.previous_actions[row, after] = branches.actions[branch] + 1
+        batch.previous_rewards[row, after] = branches.rewards[branch]
+        for key, values in batch.observations.items():
+            values[row, after] = branches.observations[key][branch]
+
     def update_priorities(self, slots: NDArray[np.int64], priorities: NDArray[np.floating[Any]]) -> None:
-        """Give drawn sequences their new priorities.
+        """Give drawn windows their new priorities.
 
         Args:
             slots: of the drawn batch, ``[B]``; those evicted since are passed over.
             priorities: ``[B]``, not negative.
         """
-        held = self._slot_episode[slots] >= 0
-        values = np.maximum(priorities[held].astype(np.float64), LOWEST_PRIORITY) ** self.priority_exponent
-        self._tree.set(slots[held], values)
+        branches = slots >= self.capacity
+        self._sequences.update(slots[~branches], priorities[~branches])
+        self._branches.update(slots[branches] - self.capacity, priorities[branches])
 
     def drain_finished_episodes(self) -> list[FinishedEpisode]:
         """Records of the episodes completed since the last call."""
@@ -238,16 +266,15 @@ class PrioritizedSequenceReplayBuffer:
         return finished
 
     def get_state(self) -> dict[str, Any]:
-        """Everything needed to go on drawing the same sequences, as arrays and plain values."""
+        """Everything needed to go on drawing the same windows, as arrays and plain values."""
         return {
             "capacity": self.capacity,
             "episodes": {number: episode.get_state() for number, episode in self._episodes.items()},
             "growing": dict(self._growing),
             "next_number": self._next_number,
-            "free": np.array(self._free, dtype=np.int64),
-            "slot_episode": self._slot_episode.copy(),
-            "slot_start": self._slot_start.copy(),
-            "tree": self._tree.values,
+            "clock": self._clock,
+            "sequences": self._sequences.get_state(),
+            "branches": self._branches.get_state(),
             "finished": [finished_to_state(episode) for episode in self._finished],
             "generator": self._generator.bit_generator.state,
         }
@@ -266,11 +293,9 @@ class PrioritizedSequenceReplayBuffer:
         self._episodes = {number: StoredEpisode.from_state(saved) for number, saved in state["episodes"].items()}
         self._growing = dict(state["growing"])
         self._next_number = state["next_number"]
-        self._steps = sum(len(episode) for episode in self._episodes.values())
-        self._free = state["free"].tolist()
-        self._slot_episode = state["slot_episode"].copy()
-        self._slot_start = state["slot_start"].copy()
-        self._tree = SumTree(self.capacity)
-        self._tree.set(np.arange(self.capacity), state["tree"])
+        self._clock = state["clock"]
+        self._transitions = sum(episode.num_transitions for episode in self._episodes.values())
+        self._sequences.set_state(state["sequences"])
+        self._branches.set_state(state["branches"])
         self._finished = [finished_from_state(saved) for saved in state["finished"]]
         self._generator.bit_generator.state = state["generator"]

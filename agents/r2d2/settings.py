@@ -33,7 +33,9 @@ class NetworkSettings(_Section):
 class ReplaySettings(_Section):
     """Prioritised replay of sequences (R2D2, section 2.3)."""
 
-    capacity: int = Field(default=100_000, ge=1, description="environment steps held")
+    capacity: int = Field(
+        default=100_000, ge=1, description="transitions held: environment steps, and probes of actions not taken"
+    )
     train_length: int = Field(default=24, ge=1, description="trained steps of a sequence (R2D2: 80)")
     burn_in: int = Field(default=8, ge=0, description="steps that warm the recurrent state up before them (R2D2: 40)")
     stride: int = Field(default=12, ge=1, description="steps between the starts of sequences (R2D2: 40, half of 80)")
@@ -80,6 +82,22 @@ class ExplorationSettings(_Section):
     )
 
 
+class LookaheadSettings(_Section):
+    """Guided lookahead: the controller proposes, the environment measures the proposals, the best is taken."""
+
+    k: int = Field(default=1, ge=1, description="proposals measured per step, in training and use; 1: plain R2D2")
+    k_start: int | None = Field(default=None, ge=1, description="the number at the training's beginning; k if none")
+    anneal_steps: int = Field(default=0, ge=0, description="environment steps over which it goes from k_start to k")
+    rank: Literal["value", "efficiency"] = Field(
+        default="value",
+        description="the best is that of the highest measured reward plus learned value of what follows (value), or "
+        "that which looks best to the objective by itself (efficiency)",
+    )
+    branch_share: float = Field(
+        default=0.25, ge=0, lt=1, description="share of a batch's rows that are measured actions which were not taken"
+    )
+
+
 class SamplingSettings(_Section):
     """The runners; an actor is one environment of one runner."""
 
@@ -98,8 +116,15 @@ class R2D2Settings(_Section):
     replay: ReplaySettings = Field(default_factory=ReplaySettings, description="the replay buffer")
     learning: LearningSettings = Field(default_factory=LearningSettings, description="targets and updates")
     exploration: ExplorationSettings = Field(default_factory=ExplorationSettings, description="exploration rates")
+    lookahead: LookaheadSettings = Field(default_factory=LookaheadSettings, description="guided lookahead")
     sampling: SamplingSettings = Field(default_factory=SamplingSettings, description="the runners")
     total_steps: int = Field(default=20_000, ge=1, description="environment steps of the whole training")
+    total_evaluations: int | None = Field(
+        default=None,
+        ge=1,
+        description="end the training early after so many evaluations (environment steps and probes, those of greedy "
+        "evaluations and demonstrations included); none by default",
+    )
     max_seconds: float | None = Field(
         default=None, gt=0, description="end the training early after so many seconds; none by default"
     )
@@ -156,6 +181,7 @@ class R2D2Settings(_Section):
                 reward_scale=self.learning.reward_scale,
             )
             .ladder(**self.exploration.model_dump())
+            .guidance(**{**self.lookahead.model_dump(), "k_start": self.lookahead.k_start or self.lookahead.k})
             .reporting(min_sample_timesteps_per_iteration=min(self.evaluation_interval, ITERATION_STEPS))
             .debugging(seed=seed)
             .run(directory=directory)

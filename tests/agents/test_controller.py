@@ -32,9 +32,11 @@ def ray_() -> None:
     start_ray()
 
 
-def training(run: RunDirectory, task: TaskConfig, steps: int, *, resume: bool = False) -> ControllerTraining:
+def training(
+    run: RunDirectory, task: TaskConfig, steps: int, *settings: str, resume: bool = False
+) -> ControllerTraining:
     env = open_environment(task, run, progress=False)
-    controller = load_controller("quickstart", [*TINY, f"total_steps={steps}"])
+    controller = load_controller("quickstart", [*TINY, f"total_steps={steps}", *settings])
     return ControllerTraining(controller, run, env, seed=1, resume=resume, progress=False)
 
 
@@ -69,6 +71,34 @@ def test_training_leaves_replayable_episodes_and_a_policy(home: Path, task: Task
     episode = play(trained.env, policy.act, seed=1, policy="r2d2")
     assert episode.actions == done.episodes[0].actions
     assert not list((home).glob("ray_results"))
+
+
+def test_lookahead_counts_every_evaluation_and_ends_when_they_are_spent(home: Path, task: TaskConfig) -> None:
+    run = RunDirectory.create(Path("run"), "train")
+    trained = training(run, task, 10_000, "lookahead.k=3", "total_evaluations=1000")
+    try:
+        trained.train()
+        progress = trained.progress
+        done = trained.finish()
+    finally:
+        trained.stop()
+    # An iteration has 200 steps, and four evaluations for most of them.
+    assert 1000 <= progress.all_evaluations < 2000
+    assert progress.steps < progress.evaluations <= 4 * progress.steps
+    own = done.episodes[0]
+    assert done.result.environment_steps == progress.steps + progress.evaluation_steps + len(own.actions)
+    assert progress.all_evaluations < done.result.evaluations <= progress.all_evaluations + 4 * len(own.actions)
+    last = json.loads(run.learning.read_text().splitlines()[-1])
+    assert last["evaluations"] == progress.all_evaluations
+    assert 0 < last["replay_branches"] <= progress.evaluations - 2 * progress.steps
+
+    guided, plain = make_policy(f"r2d2:{run.path}"), make_policy(f"r2d2:{run.path}", k=1)
+    for policy, probes in ((guided, True), (plain, False)):
+        policy.reset(trained.env)
+        before = trained.env.evaluations
+        episode = play(trained.env, policy.act, seed=1, policy="r2d2")
+        assert (trained.env.evaluations - before > len(episode.actions)) is probes
+        assert not probes or episode.actions == own.actions
 
 
 def _within(trained: ControllerTraining, accuracy: float) -> bool:

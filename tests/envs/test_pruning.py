@@ -392,12 +392,11 @@ class TestProbe:
             observation, reward, terminated, _, info = env.step(chosen.action)
             assert env.probes == []
             assert env.measurement == chosen.measurement
-            assert chosen.efficiency == env.objective.efficiency(
-                before_step, chosen.measurement, env.baseline_accuracy
-            )
+            assert chosen.efficiency == env.objective.efficiency(before_step, chosen.measurement, env.baseline_accuracy)
             assert observation.keys() == chosen.observation.keys()
             for key, value in observation.items():
                 np.testing.assert_array_equal(value, chosen.observation[key], strict=True)
+            np.testing.assert_array_equal(info["action_mask"], chosen.action_mask, strict=True)
             assert (info["accuracy"], info["parameter_reduction"], info["macs_reduction"]) == (
                 chosen.measurement.accuracy,
                 chosen.measurement.parameter_reduction,

@@ -1,5 +1,6 @@
 """Small environments with the observation layout of the pruning environment, or with something to remember."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,6 +89,24 @@ class ToyPruning(gym.Env[dict[str, Any], int]):
             "mask": self.kept.repeat(self.UNITS_PER_BLOCK),
             "action_mask": self.kept.copy(),
         }
+
+    def probe(self, actions: Sequence[int]) -> list[SimpleNamespace]:
+        """What each action would give."""
+        kept, probes = self.kept.copy(), []
+        for action in actions:
+            observation, reward, terminated, _, info = self.step(action)
+            probes.append(
+                SimpleNamespace(
+                    action=action,
+                    reward=reward,
+                    terminated=terminated,
+                    efficiency=-reward,
+                    observation=observation,
+                    action_mask=info["action_mask"],
+                )
+            )
+            self.kept = kept.copy()
+        return probes
 
     def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         if not self.kept[action]:

@@ -8,12 +8,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.r2d2.episodes import Fragment
-from agents.r2d2.replay import PrioritizedSequenceReplayBuffer
+from agents.r2d2.episodes import Branches, Fragment
+from agents.r2d2.replay import PrioritizedSequenceReplayBuffer, SequenceBatch
 from recognizers.errors import ConfigurationError
 
 
-def fragments_of(number, length, cuts=(), done=True, terminated=True):
+def branches_at(number, steps):
+    """Branch i at step t: action 100 + i, reward 1000 e + t + 0.5, what follows it is -(1000 e + t); odd ones end."""
+    steps = np.array(steps, dtype=np.int64)
+    return Branches(
+        steps=steps,
+        actions=100 + np.arange(len(steps)),
+        rewards=1000.0 * number + steps + 0.5,
+        terminated=np.arange(len(steps)) % 2 == 1,
+        observations={
+            "accuracy": -(1000.0 * number + steps[:, None]).astype(np.float32),
+            "mask": np.full((len(steps), 3), 2, np.int8),
+        },
+    )
+
+
+def fragments_of(number, length, cuts=(), done=True, terminated=True, branches=()):
     """An episode in fragments: step t of episode e has action t, reward 1000 e + t; state t + 1 follows step t."""
     bounds = sorted({0, length, *(cut for cut in cuts if 0 < cut < length)})
     parts = []
@@ -34,6 +49,8 @@ def fragments_of(number, length, cuts=(), done=True, terminated=True):
                 terminated=last and terminated,
                 truncated=last and not terminated,
                 episode_seed=number if low == 0 else None,
+                branches=branches_at(number, [step for step in branches if low <= step < high]),
+                probes=2 * sum(low <= step < high for step in branches),
             )
         )
     return parts
@@ -85,9 +102,96 @@ def test_sampled_sequences_are_cut_out_of_the_episodes(lengths, cuts, burn_in, t
         buffer.add(fragments_of(number, length, cuts, terminated=terminated))
     expected = sum(1 + max(0, -(-(length - train_length) // stride)) for length in lengths)
     assert buffer.num_sequences == expected
-    assert buffer.num_steps == sum(lengths)
+    assert buffer.num_transitions == sum(lengths)
     by_number = dict(enumerate(lengths, start=1))
     check_rows(buffer.sample(32), burn_in, train_length, by_number, dict.fromkeys(by_number, terminated))
+
+
+def check_branch(batch, row, burn_in, number, step, index):
+    """A row is the episode up to a step, and a branch there."""
+    warm = min(step, burn_in)
+    assert (batch.burn_in_lengths[row], batch.train_lengths[row]) == (warm, 1)
+    assert batch.actions[row].tolist() == [100 + index, *[0] * (batch.actions.shape[1] - 1)]
+    assert batch.rewards[row, 0] == 1000 * number + step + 0.5
+    assert not batch.rewards[row, 1:].any()
+    assert batch.terminated[row] == (index % 2 == 1)
+    assert (batch.states["h"][row] == (1000 * number + step - warm if step > warm else 0)).all()
+    seen = batch.observations["accuracy"][row, :, 0]
+    assert seen[:warm].tolist() == [1000 * number + time for time in range(step - warm, step)]
+    assert seen[burn_in : burn_in + 2].tolist() == [1000 * number + step, -(1000 * number + step)]
+    assert not seen[burn_in + 2 :].any()
+    assert batch.observations["mask"][row, burn_in + 1].tolist() == [2, 2, 2]
+    assert batch.previous_actions[row, burn_in : burn_in + 2].tolist() == [step, 101 + index]
+    expected = [1000 * number + step - 1 if step else 0, 1000 * number + step + 0.5]
+    assert batch.previous_rewards[row, burn_in : burn_in + 2].tolist() == expected
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    length=st.integers(1, 15),
+    at=st.lists(st.integers(0, 14), min_size=1, max_size=8),
+    burn_in=st.integers(0, 5),
+    cut=st.integers(1, 14),
+)
+def test_a_share_of_the_rows_are_branches_that_leave_the_episode_where_they_say(length, at, burn_in, cut):
+    at = sorted(min(step, length - 1) for step in at)
+    buffer = make_buffer(200, burn_in, 5, 2, branch_share=0.5)
+    first, *rest = fragments_of(1, length, [cut], branches=at)
+    # The branches of each fragment are numbered anew.
+    known = [(step, index) for part in (first, *rest) for index, step in enumerate(part.branches.steps.tolist())]
+    buffer.add([first, *rest])
+    assert buffer.num_branches == len(at)
+    assert buffer.num_transitions == length + len(at)
+    batch = buffer.sample(16)
+    check_rows(_rows(batch, slice(0, 8)), burn_in, 5, {1: length}, {1: True})
+    for row in range(8, 16):
+        step = int(batch.rewards[row, 0] - 0.5) - 1000
+        index = int(batch.actions[row, 0]) - 100
+        assert (step, index) in known
+        check_branch(batch, row, burn_in, 1, step, index)
+
+
+def _rows(batch, rows):
+    """Some rows of a batch."""
+    cut = {}
+    for name, value in vars(batch).items():
+        cut[name] = {key: part[rows] for key, part in value.items()} if isinstance(value, dict) else value[rows]
+    return SequenceBatch(**cut)
+
+
+def test_priorities_of_branches_are_their_own():
+    buffer = make_buffer(train_length=5, stride=5, priority_exponent=1.0, importance_exponent=1.0, branch_share=0.5)
+    buffer.add(fragments_of(1, 5, branches=[1, 3]))
+    batch = buffer.sample(8)
+    branches = batch.slots >= 1000
+    assert branches.tolist() == [False] * 4 + [True] * 4
+    slot = {int(action): int(slot) for action, slot in zip(batch.actions[4:, 0], batch.slots[4:], strict=True)}
+    buffer.update_priorities(np.array([batch.slots[0], slot[100], slot[101]]), np.array([50.0, 1.0, 3.0]))
+    batch = buffer.sample(4000)
+    assert (batch.actions[2000:, 0] == 101).mean() == pytest.approx(0.75, abs=0.01)
+    assert batch.weights[2000:][batch.actions[2000:, 0] == 101] == pytest.approx(1 / 3)
+    assert batch.weights[:2000] == pytest.approx(1.0)
+
+
+def test_branches_leave_with_their_episode():
+    buffer = make_buffer(30, train_length=3, stride=1, branch_share=0.5)
+    buffer.add(fragments_of(1, 10, branches=[2, 2, 5]))
+    slots = buffer.sample(16).slots
+    buffer.add(fragments_of(2, 20))
+    assert (buffer.num_branches, buffer.num_transitions, buffer.num_episodes) == (0, 20, 1)
+    buffer.update_priorities(slots, np.full(16, 99.0))
+    assert (buffer.sample(16).rewards[:, 0] >= 2000).all()
+
+
+def test_ages_count_the_steps_since():
+    buffer = make_buffer(train_length=10, stride=5)
+    buffer.add(fragments_of(1, 4))
+    buffer.add(fragments_of(2, 6, cuts=[2])[:1])
+    assert buffer.sample(4).ages.tolist() == [2, 2, 2, 2]
+    buffer.add(fragments_of(2, 6, cuts=[2])[1:])
+    batch = buffer.sample(16)
+    assert set(batch.ages[batch.rewards[:, 0] < 2000]) == {6}
+    assert set(batch.ages[batch.rewards[:, 0] >= 2000]) == {0}
 
 
 def test_every_step_is_trained_and_none_before_its_time():
@@ -121,7 +225,7 @@ def test_the_oldest_episodes_leave_and_their_sequences_with_them(lengths, capaci
     buffer = make_buffer(capacity, train_length=3, stride=1)
     for number, length in enumerate(lengths, start=1):
         buffer.add(fragments_of(number, length))
-        assert buffer.num_steps <= capacity
+        assert buffer.num_transitions <= capacity
         kept, steps = 0, 0
         for previous in reversed(lengths[:number]):
             if steps + previous > capacity:
@@ -179,7 +283,7 @@ def test_priorities_of_evicted_sequences_are_passed_over():
 def test_state_round_trip_continues_identically():
     buffer, twin = make_buffer(60), make_buffer(60)
     for number in range(1, 6):
-        buffer.add(fragments_of(number, 7 + number))
+        buffer.add(fragments_of(number, 7 + number, branches=[0, 4]))
     buffer.add(fragments_of(6, 9, cuts=[4])[:1])
     buffer.update_priorities(buffer.sample(4).slots, np.array([0.1, 5.0, 2.0, 0.0]))
     twin.set_state(pickle.loads(pickle.dumps(buffer.get_state())))
@@ -189,7 +293,8 @@ def test_state_round_trip_continues_identically():
     assert len(buffer.drain_finished_episodes()) == len(twin.drain_finished_episodes()) == 7
     for _ in range(3):
         one, other = buffer.sample(16), twin.sample(16)
-        for name in ("slots", "weights", "actions", "rewards", "previous_actions", "train_lengths"):
+        assert (one.slots >= 60).any()
+        for name in ("slots", "weights", "actions", "rewards", "previous_actions", "train_lengths", "ages"):
             assert np.array_equal(getattr(one, name), getattr(other, name)), name
         assert np.array_equal(one.states["h"], other.states["h"])
         assert np.array_equal(one.observations["mask"], other.observations["mask"])
