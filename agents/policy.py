@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from agents.foreign import foreign_file, import_policy, is_foreign
-from envs.actions import Action
+from envs.actions import Action, Stop
 from envs.episodes import Episode
 from envs.pruning import Observation, PruningEnv
 from envs.tasks import TaskConfig
@@ -26,8 +26,8 @@ class Policy(Protocol):
     def reset(self, env: PruningEnv) -> None:
         """Prepare for an episode of ``env``, which is reset afterwards. A search may play episodes of its own here."""
 
-    def act(self, observation: Observation, info: dict[str, Any]) -> Action:
-        """Choose an action among the valid ones, ``info["action_mask"]``."""
+    def act(self, observation: Observation, info: dict[str, Any]) -> Action | Stop:
+        """Choose an action among the valid ones, ``info["action_mask"]``, or stop here."""
 
 
 @runtime_checkable

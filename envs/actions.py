@@ -3,6 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,12 @@ Kind = Literal["unit", "block", "layer", "mask"]
 
 Action = int | np.integer[Any] | np.ndarray
 """An index, or for kind ``mask`` a vector of bits."""
+
+
+class Stop(Enum):
+    """What a policy gives in place of an action to end its episode where it is."""
+
+    STOP = "stop"
 
 
 class ActionsConfig(BaseModel):

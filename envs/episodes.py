@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from envs.actions import Action
+from envs.actions import Action, Stop
 from envs.errors import EpisodeError, InvalidActionError
 from envs.pruning import PruningEnv
 from recognizers.errors import FileError
@@ -62,7 +62,7 @@ class Episode(BaseModel):
 
 def play(
     env: PruningEnv,
-    choose: Callable[[dict[str, np.ndarray], dict[str, Any]], Action],
+    choose: Callable[[dict[str, np.ndarray], dict[str, Any]], Action | Stop],
     *,
     seed: int,
     policy: str,
@@ -74,7 +74,7 @@ def play(
 
     Args:
         env: the environment, unwrapped.
-        choose: from observation and info to an action.
+        choose: from observation and info to an action, or a stop.
         seed: of the episode.
         policy: name for the record.
         on_step: called with every step's info.
@@ -86,6 +86,8 @@ def play(
     terminated = not info["action_mask"].any()
     while not terminated and (max_steps is None or len(steps) < max_steps):
         action = choose(observation, info)
+        if isinstance(action, Stop):
+            break
         observation, reward, terminated, _, info = env.step(action)
         figures = info["accuracy"], info["parameter_reduction"], info["macs_reduction"]
         steps.append((env.actions.record(action), reward, *figures))

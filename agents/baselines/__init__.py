@@ -2,8 +2,17 @@
 
 from agents.baselines.allocations import GlobalAllocation, UniformAllocation
 from agents.baselines.lookahead import Lookahead
+from agents.baselines.pca import PcaAllocation
 from agents.baselines.pro import ProAllocation
 from agents.baselines.random import RandomPolicy
 from agents.baselines.search import RandomSearch
 
-__all__ = ["GlobalAllocation", "Lookahead", "ProAllocation", "RandomPolicy", "RandomSearch", "UniformAllocation"]
+__all__ = [
+    "GlobalAllocation",
+    "Lookahead",
+    "PcaAllocation",
+    "ProAllocation",
+    "RandomPolicy",
+    "RandomSearch",
+    "UniformAllocation",
+]

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from agents.policy import argmin_valid, register_allocation
-from envs.actions import Action, DiscreteActions
+from envs.actions import Action, DiscreteActions, Stop
 from envs.objectives import Budget
 from envs.pruning import Observation, PruningEnv
-from recognizers.criteria import Criterion, layer_normalised
+from recognizers.criteria import Criterion, comparable_scores
 from recognizers.errors import ConfigurationError
 
 
@@ -32,11 +32,10 @@ class Allocation(ABC):
         """Score the units."""
         self._env = env
         env.recognizer.reset()
-        scores = self._criterion(env.recognizer, self._generator)
-        self._scores = layer_normalised(scores, env.recognizer)  # [U]
+        self._scores = comparable_scores(self._criterion, env.recognizer, self._generator)  # [U]
         self._plan = None if isinstance(env.actions, DiscreteActions) else self._mask(env)
 
-    def act(self, observation: Observation, info: dict[str, Any]) -> Action:
+    def act(self, observation: Observation, info: dict[str, Any]) -> Action | Stop:
         """The planned mask, or the next action."""
         return self._next(observation["mask"], info["action_mask"]) if self._plan is None else self._plan
 
@@ -45,7 +44,7 @@ class Allocation(ABC):
         """How many units each layer loses, ``[layers]`` int64, so that the target is just met."""
 
     @abstractmethod
-    def _next(self, mask: np.ndarray, valid: np.ndarray) -> int:
+    def _next(self, mask: np.ndarray, valid: np.ndarray) -> int | Stop:
         """The next of discrete actions."""
 
     def _mask(self, env: PruningEnv) -> np.ndarray:
@@ -62,6 +61,17 @@ class Allocation(ABC):
             layer.units[np.argsort(self._scores[layer.start : layer.stop], kind="stable")]
             for layer in env.recognizer.table.layers
         ]
+
+    def _missing(self, goal: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """How many units each layer is still to lose, ``[layers]``, where it is to lose ``goal`` in all."""
+        return goal - [int((mask[layer.start : layer.stop] == 0).sum()) for layer in self._env.recognizer.table.layers]
+
+    def _toward(self, goal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> int:
+        """The least important group of the layer that is farthest from losing ``goal`` units, by its size."""
+        sizes = [len(layer) for layer in self._env.recognizer.table.layers]
+        missing = (self._missing(goal, mask) / sizes)[self._env.action_table.layer_of_action]  # [A]
+        farthest = valid * (missing >= missing[valid != 0].max() - 1e-9)
+        return argmin_valid(self._action_scores(mask, farthest), farthest)
 
     def _action_scores(self, mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Mean score of the units that each valid action removes, ``[A]``; 0 for the others."""
@@ -109,7 +119,7 @@ class UniformAllocation(Allocation):
 
 @register_allocation("global")
 class GlobalAllocation(Allocation):
-    """The least important groups go first, wherever they are; scores are divided by their layer's mean."""
+    """The least important groups go first, wherever they are; most scores are divided by their layer's mean."""
 
     def counts(self, env: PruningEnv, target: Budget) -> np.ndarray:
         """As many as have the lowest scores of all; every layer keeps a unit."""

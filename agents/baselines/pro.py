@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from agents.baselines.allocations import Allocation, meets, removal_mask
-from agents.policy import argmin_valid, register_allocation
+from agents.policy import register_allocation
 from envs.objectives import Budget
 from envs.pruning import PruningEnv
 from recognizers.criteria import Criterion
@@ -110,13 +110,9 @@ class ProAllocation(Allocation):
         """Toward the plan: an action of the layer that is farthest from it."""
         if not isinstance(self._env.objective, Budget):
             raise ConfigurationError("pro plans for a budget: set --target-macs, or objective.kind=budget")
-        layers = self._env.recognizer.table.layers
         if self._goal is None:
             self._goal = self.counts(self._env, self._env.objective)
-        lost = np.array([int((mask[layer.start : layer.stop] == 0).sum()) for layer in layers])
-        missing = ((self._goal - lost) / [len(layer) for layer in layers])[self._env.action_table.layer_of_action]
-        farthest = valid * (missing >= missing[valid != 0].max() - 1e-9)
-        return argmin_valid(self._action_scores(mask, farthest), farthest)
+        return self._toward(self._goal, mask, valid)
 
 
 def measure(recognizer: Recognizer, order: Sequence[np.ndarray], counts: np.ndarray) -> tuple[list[Polyline], int]:

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from envs import Episode, EpisodeError, PruningEnv, read_episodes, replay, validate, write_episodes
+from envs import Episode, EpisodeError, InvalidActionError, PruningEnv, read_episodes, replay, validate, write_episodes
+from envs.actions import Action, Stop
 from envs.episodes import append_episodes, play, repair_episodes
 from recognizers.errors import FileError
 
@@ -61,6 +62,17 @@ class TestPlay:
         assert len(episode.actions) == 1
         assert not episode.terminated
         validate(env, episode)
+
+    def test_stops_where_the_policy_does(self, env: PruningEnv) -> None:
+        decisions: list[Action | Stop] = [0, Stop.STOP]
+        episode = play(env, lambda *_: decisions.pop(0), seed=0, policy="one")
+        assert episode.actions == (0,)
+        assert not episode.terminated
+        validate(env, episode)
+
+    def test_nothing_is_no_action(self, env: PruningEnv) -> None:
+        with pytest.raises(InvalidActionError, match="action None is not an integer"):
+            play(env, lambda *_: None, seed=0, policy="none")  # type: ignore[arg-type, return-value]
 
 
 class TestReplay:
