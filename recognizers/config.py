@@ -25,7 +25,7 @@ from recognizers.preparation.retraining import replace_filters
 from recognizers.recognizer import DEFAULT_CACHE_MEGABYTES, Recognizer
 from recognizers.recovery import Recovery
 from recognizers.sharing import fingerprint, shared
-from recognizers.training import EpochRecord, TrainingConfig, train
+from recognizers.training import EpochRecord, RetrainingConfig, TrainingConfig, train
 
 WEIGHTS_VARIABLE = "ZEROOUT_WEIGHTS_DIR"
 
@@ -98,9 +98,8 @@ class RecognizerConfig(BaseModel):
         "a forked process always has one",
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="how the weights are trained")
-    finetuning: TrainingConfig = Field(
-        default=TrainingConfig(epochs=10, learning_rate=0.02),
-        description="how a finished, pruned network is fine-tuned",
+    finetuning: RetrainingConfig = Field(
+        default_factory=RetrainingConfig, description="how a finished, pruned network is fine-tuned"
     )
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recognizers.errors import FileError
-from recognizers.training.config import TrainingConfig
+from recognizers.training.config import RetrainingConfig
 
 Start = Literal["trained", "untrained"]
 Variant = Literal["top", "best", "split"]
@@ -28,8 +28,8 @@ class FilterReplacement(BaseModel):
         0.1, ge=0, le=0.5, description="share of each layer's filters that is replaced; 0: retraining alone"
     )
     criterion: str = Field("hrank", description="that says which filters are important")
-    training: TrainingConfig = Field(
-        default=TrainingConfig(epochs=10, learning_rate=0.02), description="how the network is retrained afterwards"
+    training: RetrainingConfig = Field(
+        default_factory=RetrainingConfig, description="how the network is retrained afterwards"
     )
 
 

@@ -78,3 +78,10 @@ class TrainingConfig(BaseModel):
         if self.schedule == "step":
             return self.learning_rate * 0.1 ** bisect.bisect(self.milestones, step // steps_per_epoch)
         return self.learning_rate
+
+
+class RetrainingConfig(TrainingConfig):
+    """How to go on training a network that is trained already: shorter, in smaller steps."""
+
+    epochs: int = Field(10, ge=1, description="passes over the training images")
+    learning_rate: float = Field(0.02, gt=0, allow_inf_nan=False, description="peak step size of SGD")

@@ -29,14 +29,14 @@ from recognizers.preparation.narrowing import narrowed_network
 from recognizers.recognizer import Recognizer
 from recognizers.recovery import NoRecovery
 from recognizers.settings import override, validate
-from recognizers.training import EpochRecord, TrainingConfig
+from recognizers.training import EpochRecord, RetrainingConfig, TrainingConfig
 from recognizers.zoo import create
 
 DATA = DataConfig(spec="digits", held_out=0.4)
 WIDTHS = {"widths": [6, 8, 8]}
 BLUEPRINT = Blueprint("convnet", 10, 1, WIDTHS)
 BRIEF = TrainingConfig(epochs=2, precision="float32")
-REPLACED = FilterReplacement(criterion="l1", rate=0.25, training=BRIEF)
+REPLACED = FilterReplacement(criterion="l1", rate=0.25, training=RetrainingConfig(epochs=2, precision="float32"))
 NARROW = PcaInit(contribution=0.9, images=40)
 
 
@@ -230,6 +230,13 @@ class TestRefused:
     def test_settings(self, settings: list[str], message: str) -> None:
         with pytest.raises(ConfigurationError, match=message):
             validate(RecognizerConfig, override({"architecture": "convnet"}, settings), "test")
+
+    def test_some_settings_of_the_retraining_leave_the_others_as_they_are(self) -> None:
+        keys = ["preparation.kind=replace", "preparation.training.epochs=3", "finetuning.epochs=4"]
+        changed = validate(RecognizerConfig, override({"architecture": "convnet"}, keys), "test")
+        assert isinstance(changed.preparation, FilterReplacement)
+        assert (changed.preparation.training.epochs, changed.preparation.training.learning_rate) == (3, 0.02)
+        assert (changed.finetuning.epochs, changed.finetuning.learning_rate) == (4, 0.02)
 
     def test_settings_of_one_preparation_do_not_stay_with_another(self) -> None:
         tree = _config(preparation=REPLACED).model_dump()

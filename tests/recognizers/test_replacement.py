@@ -17,7 +17,7 @@ from recognizers.errors import UnknownNameError
 from recognizers.preparation import FilterReplacement, Provenance
 from recognizers.preparation.replacement import choose, replaced_network
 from recognizers.preparation.retraining import replace_filters
-from recognizers.training import EpochRecord, TrainingConfig
+from recognizers.training import EpochRecord, RetrainingConfig
 from recognizers.units import Layer, Slot, UnitTable
 from recognizers.zero_out import insert_zero_outs, set_mask
 
@@ -197,7 +197,7 @@ class TestNetworks:
 
 
 class TestRetraining:
-    TRAINING = TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01, precision="float32")
+    TRAINING = RetrainingConfig(epochs=2, batch_size=32, learning_rate=0.01, precision="float32")
 
     def test_replaces_by_the_criterion_then_trains(self, digits: object, enliven: object) -> None:
         baseline = make_baseline(digits, enliven, NETWORKS["chain"])
