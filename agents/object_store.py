@@ -14,9 +14,11 @@ from torch import Tensor
 
 from recognizers.baseline import Baseline
 from recognizers.blueprint import Blueprint
+from recognizers.compact_file import shape_like
 from recognizers.data import Examples, Normalization, Splits
 from recognizers.errors import ConfigurationError
 from recognizers.evaluation import Precision
+from recognizers.preparation import Provenance
 from recognizers.recognizer import Recognizer
 from recognizers.sharing import shared
 from recognizers.units import UnitTable
@@ -134,6 +136,7 @@ class Contents:
     batch_size: int | None
     blueprint: Blueprint
     table: UnitTable
+    provenance: Provenance
 
 
 def pack(recognizer: Recognizer) -> Contents:
@@ -155,6 +158,7 @@ def pack(recognizer: Recognizer) -> Contents:
         batch_size=baseline.batch_size if baseline.device.type == "cpu" else None,
         blueprint=baseline.blueprint,
         table=baseline.table,
+        provenance=baseline.provenance,
     )
 
 
@@ -162,6 +166,7 @@ def unpack(contents: Contents) -> Baseline:
     """A baseline on the memory of its contents, which must not be written to."""
     with torch.random.fork_rng(devices=[]):
         network = contents.blueprint.create()
+    shape_like(network, {name: array.shape for name, array in contents.state.items()})
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if name in contents.state:  # which lacks buffers that are not persistent
             tensor.data = contents.state[name].tensor()  # in place, so that tied parameters stay tied
@@ -174,5 +179,6 @@ def unpack(contents: Contents) -> Baseline:
         batch_size=contents.batch_size,
         blueprint=contents.blueprint,
         table=contents.table,
+        provenance=contents.provenance,
         inputs={name: array.tensor().permute(0, 3, 1, 2) for name, array in contents.inputs.items()},
     )

@@ -54,3 +54,10 @@ class Result(BaseModel):
     seconds: dict[str, float] = Field(description="per phase: policy (all of it), zero_out, recover, measure, choose")
     curve: Curve
     finetuned: Finetuned | None = None
+
+    @property
+    def removed(self) -> tuple[float, float]:
+        """Fractions of parameters and MACs removed from the unprepared network, so that all runs compare."""
+        if self.original_parameter_reduction is None or self.original_macs_reduction is None:
+            return self.parameter_reduction, self.macs_reduction
+        return self.original_parameter_reduction, self.original_macs_reduction

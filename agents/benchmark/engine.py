@@ -16,6 +16,7 @@ from agents.object_store import Contents, pack, unpack
 from agents.policy import check_policy
 from envs.tasks import TaskConfig
 from recognizers.errors import ZeroOutError
+from recognizers.preparation import FilterReplacement
 from recognizers.sharing import fingerprint, shared
 
 ATTEMPTS = 3
@@ -40,7 +41,7 @@ def plan(config: BenchmarkConfig, directory: Path, finished: Sequence[Row]) -> l
             continue
         task = config.settings(key)
         run = directory / "runs" / slug(key.task) / slug(key.label) / f"seed-{key.seed}"
-        base = Base(task, directory / "bases" / _base_name(key, task))
+        base = _base(key, task, directory / "bases")
         jobs.append(Job(key, config.entry(key.label), task, base, run.absolute(), config.time_limit))
     return jobs
 
@@ -76,6 +77,15 @@ def run_benchmark(
     if workers == 0:
         return _in_process(jobs, steps, progress=progress)
     return _Driver(jobs, steps, workers, address).rows()
+
+
+def _base(key: Key, task: TaskConfig, directory: Path) -> Base:
+    """The base network of a run; one whose filters were replaced starts from the one that all others share."""
+    source = None
+    if isinstance(task.recognizer.preparation, FilterReplacement) and task.recognizer.weights is None:
+        plain = task.recognizer.model_copy(update={"preparation": None})
+        source = _base(key, task.model_copy(update={"recognizer": plain}), directory)
+    return Base(task, directory / _base_name(key, task), source)
 
 
 def _base_name(key: Key, task: TaskConfig) -> str:
@@ -182,7 +192,7 @@ class _Driver:
                 continue
             if job.base.directory not in self._bases:
                 if self._free() >= 1:
-                    self._bases[job.base.directory] = self._open.remote(job.base, job.home)
+                    self._open_base(job.base, job.home)
                 continue
             if job.base.directory not in self._ready or (followed is not None and followed not in self._steps):
                 continue
@@ -194,6 +204,14 @@ class _Driver:
             self._running[task.remote(given, self._bases[job.base.directory], self._starts)] = job
         for path in self._ready.keys() - {job.base.directory for job in self._waiting}:
             self._bases[path] = None  # Ray keeps it for those that run now, and no longer
+
+    def _open_base(self, base: Base, home: Path) -> None:
+        """Open a base, and before it the one that it starts from: a second one must not train that, too."""
+        source = base.source
+        if source is not None and source.directory not in self._bases:
+            self._open_base(source, home)
+        before = None if source is None else self._bases[source.directory]
+        self._bases[base.directory] = self._open.remote(base, home, before)
 
     def _comes(self, key: Key) -> bool:
         """Whether a run is finished, or may still come."""
@@ -264,8 +282,8 @@ def _starts_class() -> Any:
     return ray.remote(Starts)
 
 
-def _open(base: Base, home: Path) -> Contents:
-    """Open a base network in a worker, for others."""
+def _open(base: Base, home: Path, source: Contents | None) -> Contents:
+    """Open a base network in a worker, for others; Ray waits for the one that it starts from."""
     os.chdir(home)
     return pack(base.open(progress=False))
 

@@ -36,10 +36,12 @@ class Base:
     Attributes:
         task: of one of the runs; says how to train it.
         directory: where its weights lie, or will.
+        source: the trained base whose filters a preparation replaces; None where weights come from elsewhere.
     """
 
     task: TaskConfig
     directory: Path
+    source: "Base | None" = None
 
     def open(self, *, progress: bool) -> Recognizer:
         """The recognizer; trained and saved, where there are no weights yet.
@@ -47,8 +49,11 @@ class Base:
         Raises:
             ZeroOutError: data or weights are missing, or do not fit.
         """
-        run = RunDirectory.create(self.directory, "benchmark", resume=True)
-        return open_environment(self.task, run, progress=progress).recognizer
+        run, task = RunDirectory.create(self.directory, "benchmark", resume=True), self.task
+        if self.source is not None and not run.recognizer.is_file():
+            self.source.open(progress=progress)
+            task = with_weights(task, RunDirectory(self.source.directory).recognizer)
+        return open_environment(task, run, progress=progress).recognizer
 
 
 @dataclass(frozen=True)
