@@ -119,6 +119,11 @@ class BenchmarkConfig(BaseModel):
             earlier[entry.name] = entry
         return self
 
+    def with_overrides(self, overrides: Sequence[str]) -> "BenchmarkConfig":
+        """The same with further settings of all tasks, e.g. where the data lie on this machine."""
+        tasks = [task.model_copy(update={"overrides": (*task.overrides, *overrides)}) for task in self.tasks]
+        return self.model_copy(update={"tasks": tuple(tasks)})
+
     def task(self, name: str) -> TaskEntry:
         """The task of that name."""
         return next(task for task in self.tasks if task.name == name)

@@ -21,7 +21,7 @@ from recognizers.sharing import fingerprint, shared
 
 ATTEMPTS = 3
 """How often a run is started whose worker process dies."""
-GRACE = 5.0
+GRACE = 30.0
 """Seconds beyond its limit after which a run that does not stop by itself is ended with its process."""
 
 

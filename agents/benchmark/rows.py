@@ -75,6 +75,11 @@ def results(rows: Iterable[Row]) -> dict[Key, Result]:
     return {row.key: row.result for row in rows if row.result is not None}
 
 
+def objective_of(result: Result) -> Objective:
+    """The objective that a result was reached under."""
+    return _OBJECTIVE.validate_python(result.objective)
+
+
 def score(result: Result) -> float:
     """Worth of a run, the higher the better, so that tasks can be averaged.
 
@@ -82,7 +87,7 @@ def score(result: Result) -> float:
     budget: the share of the baseline's test accuracy that is left (after fine-tuning, where the run has one). Both lie
     between 0 and about 1. Other objectives: their own score on the reward split.
     """
-    objective = _OBJECTIVE.validate_python(result.objective)
+    objective = objective_of(result)
     if isinstance(objective, Budget):
         accuracy = result.finetuned.test_accuracy if result.finetuned else result.test_accuracy
         return accuracy / max(result.baseline_test_accuracy, 1e-12)

@@ -50,13 +50,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark."""
     from tqdm import tqdm
 
-    from agents.benchmark import Entry, load_benchmark, read_rows
+    from agents.benchmark import BenchmarkConfig, Entry, load_benchmark, read_rows
     from agents.benchmark.engine import run_benchmark
     from agents.benchmark.rows import refuse_other_settings
     from agents.benchmark.table import markdown_table
     from agents.foreign import class_name, is_foreign
     from envs.episodes import repair_episodes
     from recognizers.files import append_text, write_json
+    from recognizers.settings import validate
 
     config, out = load_benchmark(arguments.config, arguments.overrides), arguments.out
     if arguments.workers is not None and arguments.workers < 0:
@@ -65,7 +66,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         Entry(policy=name, label=class_name(name) if is_foreign(name) else None).model_dump()
         for name in arguments.policy
     ]
-    config = _revised(config, policies=[*(entry.model_dump() for entry in config.policies), *more])
+    tree = config.model_dump()
+    config = validate(BenchmarkConfig, {**tree, "policies": [*tree["policies"], *more]}, "benchmark")
     results = out / "results.jsonl"
     if results.exists():
         if not arguments.resume:
@@ -77,10 +79,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     done = sum(key in rows and rows[key].result is not None for key in keys)
     own = [f"recognizer.weights={arguments.weights.absolute()}"] if arguments.weights is not None else []
     own += [f"data.spec={absolute_spec(arguments.data)}"] if arguments.data is not None else []
-    tasks = [task.model_copy(update={"overrides": (*task.overrides, *own)}).model_dump() for task in config.tasks]
     progress = not arguments.json
     running = run_benchmark(
-        _revised(config, tasks=tasks),
+        config.with_overrides(own),
         out,
         list(rows.values()),
         workers=arguments.workers,
@@ -110,14 +111,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "failed": failed,
         "_text": f"{table}\n\nreport: {page}",
     }
-
-
-def _revised(config: "BenchmarkConfig", **changes: Any) -> "BenchmarkConfig":
-    """The configuration with some fields changed, checked anew."""
-    from agents.benchmark import BenchmarkConfig
-    from recognizers.settings import validate
-
-    return validate(BenchmarkConfig, {**config.model_dump(), **changes}, "benchmark")
 
 
 def _write(config: "BenchmarkConfig", rows: "list[Row]", out: Path) -> Path:

@@ -3,8 +3,12 @@
 import contextlib
 import csv
 import io
+import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,6 +229,28 @@ def test_the_command_resumes_and_tries_failed_runs_again(config: str, capsys: py
     assert after.startswith(before) and after.count("\n") == before.count("\n") + 1
     assert [row.label for row in read_rows(Path("out/results.jsonl"))] == ["random", "uniform:l1", "search", "Mine"]
     assert not Path("out/runs/digits-convnet/Mine/seed-0/failure.txt").exists()
+
+
+def test_a_killed_benchmark_resumes_without_repeating_finished_runs(config: str) -> None:
+    code = "import sys; from agents.cli import main; sys.exit(main())"
+    flags = ["benchmark", config, "--out", "out", "--workers", "0", "--json"]
+    command = [sys.executable, "-c", code, *flags]
+    results = Path("out/results.jsonl")
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (results.exists() and results.read_text().count("\n") >= 2) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    before = results.read_text()
+    first = before[: before.rfind("\n") + 1]
+    assert first.count("\n") >= 2
+    done = subprocess.run([*command, "--resume"], check=True, capture_output=True, text=True)
+    after = results.read_text()
+    assert json.loads(done.stdout)["runs"] == 6
+    assert after.startswith(first) and after.count("\n") == 6
+    assert len({row.key for row in read_rows(results)}) == 6
 
 
 def test_a_command_whose_runs_all_fail_says_so(config: str, capsys: pytest.CaptureFixture[str]) -> None:
