@@ -29,13 +29,15 @@ Losses = Callable[[], Iterator[Tensor]]
 """Computes the summands of a loss anew, one after the other."""
 
 
-@register_criterion("taylor", across_layers=True)
+@register_criterion("taylor")
 @torch.enable_grad()
 def taylor(recognizer: Recognizer, generator: np.random.Generator) -> np.ndarray:
     """Squared first-order change of an image's loss where a filter goes (Molchanov et al. 2019), mean over images.
 
     The form is that of a group: ``(sum g * theta)^2`` over a filter's weights and bias, ``g`` the gradient of one
-    image's cross-entropy in evaluation mode. Squares are summed over the filters that are tied.
+    image's cross-entropy in evaluation mode. Squares are summed over the filters that are tied. Unlike in the paper,
+    which retrains between small removals, layers compare by normalised scores: where many units go at once, raw ones
+    empty the last layers.
     """
     images, labels = training_sample(recognizer, IMAGES, generator)
     network = recognizer.network
