@@ -35,6 +35,9 @@ class Entry(BaseModel):
         description=f"name of a policy, or path/to/file.py:Class, or module:Class; {TRAIN} trains a controller first"
     )
     label: str | None = Field(None, description="name in tables; default: the policy's")
+    line: str | None = Field(
+        None, description="name of the line in the picture that joins its entries; default: policy's"
+    )
     controller: str = Field("default", description=f"controller settings, for {TRAIN}")
     overrides: tuple[str, ...] = Field((), description="dotted key=value of the controller settings")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the policy's own")
@@ -53,6 +56,11 @@ class Entry(BaseModel):
     def name(self) -> str:
         """Name in tables."""
         return self.label or self.policy
+
+    @property
+    def joined(self) -> str:
+        """Name of its line in the picture."""
+        return self.line or self.policy
 
     def runs_on(self, task: TaskEntry) -> bool:
         """Whether it takes part in a task."""

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: test accuracy against what was removed, a line per policy."""
+"""The picture of a benchmark: test accuracy against what was removed, a line per policy or as the entries say."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,9 @@ from recognizers.files import atomic_path
 
 
 def save_frontier(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> None:
-    """Write a PNG with means over seeds and 95 % intervals, a panel per task; entries of one policy are joined.
+    """Write a PNG with means over seeds and 95 % intervals, a panel per task; entries of one line are joined.
+
+    Accuracies are those after fine-tuning, where there was any; MACs are counted against the unprepared network.
 
     Args:
         config: of the benchmark.
@@ -26,7 +28,7 @@ def save_frontier(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> N
     Raises:
         FileError: the picture cannot be written.
     """
-    styles = assign(list(dict.fromkeys(entry.policy for entry in config.policies)), None)
+    styles = assign(list(dict.fromkeys(entry.joined for entry in config.policies)), None)
     tasks = len(config.tasks)
     with look(), atomic_path(path) as temporary:
         figure, panels = panel(68 + 392 * tasks + 76 * (tasks - 1), width=760, right=190, rows=tasks, gap=76)
@@ -44,13 +46,13 @@ def _draw(
     found: Sequence[tuple[str, Result]],
     styles: dict[str, Style],
 ) -> None:
-    for policy, style in styles.items():
+    for line, style in styles.items():
         points = []
         for entry in config.entries(task):
-            mine = [result for label, result in found if label == entry.name and entry.policy == policy]
+            mine = [result for label, result in found if label == entry.name and entry.joined == line]
             if mine:
-                removed, _ = interval([100 * result.macs_reduction for result in mine])
-                points.append((removed, *interval([100 * result.test_accuracy for result in mine])))
+                removed, _ = interval([100 * result.removed[1] for result in mine])
+                points.append((removed, *interval([100 * (each.finetuned or each).test_accuracy for each in mine])))
         if not points:
             continue
         x, mean, half = zip(*sorted(points), strict=True)
@@ -61,12 +63,14 @@ def _draw(
             color=style.colour,
             marker=style.marker,
             linestyle=(0, style.dashes) if style.dashes else "-",
-            label=policy,
+            label=line,
             capsize=2,
         )
-    baselines = [100 * result.baseline_test_accuracy for _, result in found]
+    first = config.entries(task)[0].name  # others may start from a recognizer that is prepared, or not trained at all
+    baselines = [100 * result.baseline_test_accuracy for label, result in found if label == first]
     if baselines:
         axes.axhline(sum(baselines) / len(baselines), color="#5c6570", linestyle=(0, (4, 3)), linewidth=1)
+    if found:
         axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     heading(axes, f"Test accuracy, % ({task.name}; dashed: unpruned)")
     axes.set_xlabel("MACs removed, %")
