@@ -4,7 +4,8 @@ import itertools
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from agents.cluster import start_ray
+from agents.demonstrations import demonstrate
 from agents.object_store import Publication, fetch
 from agents.r2d2.algorithm import (
     NUM_ENV_STEPS_LIFETIME,
@@ -125,6 +127,8 @@ class ControllerTraining:
         bar = tqdm(total=total, initial=progress.steps, desc="r2d2", unit="step", disable=not self.show_progress)
         with SummaryWriter(str(self.run.tensorboard)) as writer, bar:
             began = time.perf_counter() - progress.seconds
+            if not progress.checkpoint:
+                self._demonstrate()
             while not self._finished():
                 before = progress.steps
                 metrics = self.algorithm.train()
@@ -155,7 +159,7 @@ class ControllerTraining:
         best = self.run.checkpoints / "best"
         _copy_directory(self.run.checkpoints / module, best)
         progress = self.progress
-        steps = progress.steps + progress.evaluation_steps
+        steps = progress.steps + progress.other_steps
         return run_policy(
             self.env,
             R2D2Controller(best),
@@ -218,10 +222,30 @@ class ControllerTraining:
             scores = [candidate.score for candidate in candidates(self.env, episode)]
             best = self.progress.best_score
             self.progress.best_score = max(scores if best is None else [best, *scores], default=best)
-            if episode.phase == "training":
+            if _sampled(episode):
                 self._recent.append(episode.episode_return)
         self.episodes += taken
         self.run.add_episodes(taken)
+
+    def _demonstrate(self) -> None:
+        """Seed replay with the episodes of other policies that the settings name."""
+        settings = self.controller.demonstrations
+        with self._counted():
+            shown = [
+                demonstrate(self.env, name, seed=self.seed + number, lstm_size=self.controller.network.lstm_size)
+                for name in settings.policies
+                for number in range(settings.episodes)
+            ]
+        self.algorithm.add_demonstrations([demonstration.fragment for demonstration in shown])
+        self._take(demonstration.episode for demonstration in shown)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """What is measured in this process counts as the controller's effort, too."""
+        steps, evaluations = self.env.environment_steps, self.env.evaluations
+        yield
+        self.progress.other_steps += self.env.environment_steps - steps
+        self.progress.other_evaluations += self.env.evaluations - evaluations
 
     # --- evaluation and checkpoints ---
 
@@ -235,11 +259,8 @@ class ControllerTraining:
         _copy_directory(checkpoints / state / MODULE_IN_CHECKPOINT, checkpoints / module)
         controller = R2D2Controller(checkpoints / module)
         controller.reset(self.env)
-        evaluations = self.env.evaluations
-        episode = play(self.env, controller.act, seed=self.seed, policy="r2d2", phase="evaluation")
-        # Greedy episodes are measured, too, so they count as the controller's effort.
-        progress.evaluation_steps += len(episode.actions)
-        progress.other_evaluations += self.env.evaluations - evaluations
+        with self._counted():
+            episode = play(self.env, controller.act, seed=self.seed, policy="r2d2", phase="evaluation")
         progress.checkpoint = state
         self._evaluated.append((module, episode))
         self._take([episode])
@@ -269,9 +290,7 @@ class ControllerTraining:
         self.episodes = list(itertools.islice(read_episodes(self.run.episodes), progress.episodes))
         write_episodes(self.run.episodes, self.episodes)
         self._evaluated = [(module, self.episodes[index]) for module, index in progress.modules.items()]
-        self._recent.extend(
-            [episode.episode_return for episode in self.episodes if episode.phase == "training"][-RECENT:]
-        )
+        self._recent.extend([episode.episode_return for episode in self.episodes if _sampled(episode)][-RECENT:])
         lines = read_text(self.run.learning).splitlines(keepends=True)[: progress.records]
         write_text(self.run.learning, "".join(lines))
 
@@ -344,9 +363,9 @@ class Progress(BaseModel):
     model_config = ConfigDict(extra="forbid")
     checkpoint: str = Field("", description="folder of the algorithm's state to resume from")
     steps: int = Field(0, description="environment steps of training")
-    evaluation_steps: int = Field(0, description="environment steps of greedy evaluations")
+    other_steps: int = Field(0, description="environment steps of greedy evaluations and demonstrations")
     evaluations: int = Field(0, description="environment steps and probes of training")
-    other_evaluations: int = Field(0, description="environment steps and probes of greedy evaluations")
+    other_evaluations: int = Field(0, description="evaluations of greedy evaluations and demonstrations")
     seconds: float = Field(0.0, description="spent training")
     best_score: float | None = Field(None, description="best objective score of any state so far, if one met it")
     episodes: int = Field(0, description="lines of episodes.jsonl that belong to the checkpoint")
@@ -369,6 +388,11 @@ def _copy_directory(source: Path, target: Path) -> None:
         temporary.rename(target)
     except OSError as error:
         raise FileError(f"cannot write {target}: {error}") from error
+
+
+def _sampled(episode: Episode) -> bool:
+    """Whether an episode comes from the controller's own training, not from an evaluation or a demonstration."""
+    return episode.phase == "training" and episode.policy == "r2d2"
 
 
 def _postfix(record: Mapping[str, float]) -> str:

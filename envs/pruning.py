@@ -208,6 +208,11 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         """Accuracy and reductions of the current state."""
         return self._state
 
+    @property
+    def observation(self) -> Observation:
+        """What is observed of the current state."""
+        return self._observe(self._state, self.recognizer.mask, self._action_mask())
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -220,8 +225,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         self._state = Measurement(self.baseline_accuracy, 0.0, 0.0)
         self._terminated = False
         self.probes = []
-        action_mask = self._action_mask()
-        return self._observe(self._state, self.recognizer.mask, action_mask), self._info(0.0, Seconds(), action_mask)
+        return self.observation, self._info(0.0, Seconds(), self._action_mask())
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Zero out the action's units, recover, measure.

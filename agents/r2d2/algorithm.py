@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.dqn.dqn import DQN
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.annotations import override
@@ -29,10 +30,12 @@ from ray.rllib.utils.metrics import (
 
 from agents.r2d2.config import R2D2Config
 from agents.r2d2.connectors import PREVIOUS_ACTION, PREVIOUS_REWARD
+from agents.r2d2.demonstrations import MixedReplay, share_of_demonstrations
 from agents.r2d2.episodes import FinishedEpisode, Fragment
 from agents.r2d2.learner import PRIORITIES, SLOTS, TRAIN_LENGTHS, WEIGHTS
 from agents.r2d2.module import BURN_IN_LENGTHS
 from agents.r2d2.replay import PrioritizedSequenceReplayBuffer, SequenceBatch
+from recognizers.errors import ConfigurationError
 
 COMPONENT_R2D2 = "r2d2"
 """Key of R2D2's own part of an algorithm's state."""
@@ -93,6 +96,7 @@ class R2D2(DQN):
         self._evaluations = 0
         self._updates = 0
         self._replay_age = 0.0
+        self._demonstrated: MixedReplay | None = None
         self._updates_due = 0.0
         self._last_probe = time.monotonic()
         super().setup(config)
@@ -119,8 +123,12 @@ class R2D2(DQN):
 
     @override(Algorithm)
     def _create_local_replay_buffer_if_necessary(self, config: R2D2Config) -> PrioritizedSequenceReplayBuffer:
+        return self._new_buffer(config.replay_capacity)
+
+    def _new_buffer(self, capacity: int) -> PrioritizedSequenceReplayBuffer:
+        config = self.config
         return PrioritizedSequenceReplayBuffer(
-            config.replay_capacity,
+            capacity,
             burn_in=config.burn_in_len,
             train_length=config.train_len,
             stride=config.replay_stride,
@@ -129,6 +137,23 @@ class R2D2(DQN):
             branch_share=config.branch_share,
             seed=config.seed,
         )
+
+    def add_demonstrations(self, fragments: Sequence[Fragment]) -> None:
+        """Seed a second replay buffer, which nothing leaves, with whole episodes of other policies.
+
+        Raises:
+            ConfigurationError: they do not fit the observations of the training.
+        """
+        if not fragments:
+            return
+        expected = set(self.env_runner.get_spaces()[INPUT_ENV_SINGLE_SPACES][0].spaces)
+        if found := expected.symmetric_difference(fragments[0].observations):
+            raise ConfigurationError(f"demonstrations and training differ in the observations {sorted(found)}")
+        transitions = sum(len(fragment.actions) + len(fragment.branches) for fragment in fragments)
+        buffer = self._new_buffer(transitions)
+        buffer.add(fragments)
+        buffer.drain_finished_episodes()
+        self._demonstrated = MixedReplay(self.local_replay_buffer, buffer)
 
     @override(DQN)
     def training_step(self) -> None:
@@ -194,7 +219,7 @@ class R2D2(DQN):
 
     def _update(self) -> None:
         with self.metrics.log_time((TIMERS, REPLAY_BUFFER_SAMPLE_TIMER)):
-            sampled = self.local_replay_buffer.sample(self.config.total_train_batch_size)
+            sampled = self._sample()
             self._replay_age = float(sampled.ages.mean())
             batch = to_learner_batch(sampled)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
@@ -206,8 +231,15 @@ class R2D2(DQN):
             # They are large and of no use in a report.
             slots = np.concatenate(result[DEFAULT_MODULE_ID].pop(SLOTS).peek())
             priorities = np.concatenate(result[DEFAULT_MODULE_ID].pop(PRIORITIES).peek())
-            self.local_replay_buffer.update_priorities(slots, priorities)
+            (self._demonstrated or self.local_replay_buffer).update_priorities(slots, priorities)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+    def _sample(self) -> SequenceBatch:
+        config = self.config
+        if self._demonstrated is None:
+            return self.local_replay_buffer.sample(config.total_train_batch_size)
+        share = share_of_demonstrations(config.demonstration_share, config.demonstration_anneal_steps, self._env_steps)
+        return self._demonstrated.sample(config.total_train_batch_size, share)
 
     def finished_episodes(self) -> list[FinishedEpisode]:
         """Records of the episodes completed since the last call."""
@@ -239,6 +271,7 @@ class R2D2(DQN):
         if self._check_component(COMPONENT_R2D2, components, not_components):
             state[COMPONENT_R2D2] = {
                 "replay": self.local_replay_buffer.get_state(),
+                "demonstrations": self._demonstrated and self._demonstrated.demonstrations.get_state(),
                 "env_steps": self._env_steps,
                 "evaluations": self._evaluations,
                 "updates": self._updates,
@@ -253,6 +286,10 @@ class R2D2(DQN):
         if COMPONENT_R2D2 in state:
             own = state[COMPONENT_R2D2]
             self.local_replay_buffer.set_state(own["replay"])
+            if saved := own["demonstrations"]:
+                buffer = self._new_buffer(saved["capacity"])
+                buffer.set_state(saved)
+                self._demonstrated = MixedReplay(self.local_replay_buffer, buffer)
             self._env_steps = own["env_steps"]
             self._evaluations = own["evaluations"]
             self._updates = own["updates"]

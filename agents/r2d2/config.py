@@ -35,7 +35,7 @@ class R2D2Config(DQNConfig):
     What DQN has already keeps its name: ``gamma``, ``lr``, ``n_step``, ``burn_in_len``, ``td_error_loss_fn``,
     ``grad_clip``, ``target_network_update_freq`` (environment steps), ``num_steps_sampled_before_learning_starts``;
     ``train_batch_size_per_learner`` counts sequences. What R2D2 adds is set by :meth:`training`, :meth:`ladder`,
-    :meth:`guidance` and :meth:`network`.
+    :meth:`guidance`, :meth:`demonstrations` and :meth:`network`.
     """
 
     @override(DQNConfig)
@@ -73,6 +73,8 @@ class R2D2Config(DQNConfig):
         self.exploration_anneal_steps = 0
         self.lookahead = Lookahead()
         self.branch_share = 0.25
+        self.demonstration_share = 0.0
+        self.demonstration_anneal_steps = 0
         self.runner_probe_interval_s = 60.0
         self.run_directory: str | None = None
 
@@ -153,6 +155,15 @@ class R2D2Config(DQNConfig):
         changed = {name: value for name, value in given.items() if value is not NotProvided}
         return self._assign(lookahead=replace(self.lookahead, **changed), branch_share=branch_share)
 
+    def demonstrations(self, *, share: float = NotProvided, anneal_steps: int = NotProvided) -> Self:
+        """Set how to learn from demonstrations, see :meth:`~agents.r2d2.algorithm.R2D2.add_demonstrations`.
+
+        Args:
+            share: of each batch that are demonstrations, once there are any.
+            anneal_steps: environment steps over which the share falls to 0; 0 for a constant one.
+        """
+        return self._assign(demonstration_share=share, demonstration_anneal_steps=anneal_steps)
+
     def network(
         self,
         *,
@@ -230,6 +241,7 @@ class R2D2Config(DQNConfig):
             ),
             "lookahead must measure at least 1 proposal": min(self.lookahead.k, self.lookahead.k_start) >= 1,
             "branch_share must be at least 0 and below 1": 0.0 <= self.branch_share < 1.0,
+            "the demonstrations' share must be at least 0 and below 1": 0.0 <= self.demonstration_share < 1.0,
             "num_atoms > 1 and noisy networks are not part of R2D2": self.num_atoms == 1 and not self.noisy,
             "R2D2 is trained by a single agent": not self.is_multi_agent,
         }

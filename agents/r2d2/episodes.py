@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from agents.r2d2.heads import ACTION_MASK
+
 Arrays = dict[str, NDArray[Any]]
 
 SINGLE_OBSERVATION = "observation"
@@ -164,7 +166,7 @@ def branches_of(probed: Sequence[ProbedStep], observations: Arrays) -> Branches:
     left = [(step.step, probe) for step in probed for probe in step.probes if int(probe.action) != step.taken]
     if not left:
         return Branches.none(observations)
-    after = [as_mapping(probe.observation) for _, probe in left]
+    after = [{ACTION_MASK: probe.action_mask, **as_mapping(probe.observation)} for _, probe in left]
     return Branches(
         steps=np.array([step for step, _ in left], dtype=np.int64),
         actions=np.array([int(probe.action) for _, probe in left], dtype=np.int64),

@@ -111,6 +111,11 @@ class PrioritizedSequenceReplayBuffer:
         self._finished: list[FinishedEpisode] = []
 
     @property
+    def num_slots(self) -> int:
+        """Bound of the slots in batches."""
+        return 2 * self.capacity
+
+    @property
     def num_transitions(self) -> int:
         """Environment steps and branches held."""
         return self._transitions

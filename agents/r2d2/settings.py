@@ -98,6 +98,19 @@ class LookaheadSettings(_Section):
     )
 
 
+class DemonstrationSettings(_Section):
+    """Episodes of baseline policies that replay is seeded with (R2D3, Paine et al. 2019)."""
+
+    policies: tuple[str, ...] = Field(
+        default=(), description="names, e.g. [lookahead, 'search:random']; what they cost counts as evaluations"
+    )
+    episodes: int = Field(default=1, ge=1, description="of each; one suffices for a policy that draws nothing")
+    share: float = Field(default=0.25, ge=0, lt=1, description="share of each batch that are demonstrations")
+    anneal_steps: int = Field(
+        default=0, ge=0, description="environment steps over which the share falls to 0; 0: constant"
+    )
+
+
 class SamplingSettings(_Section):
     """The runners; an actor is one environment of one runner."""
 
@@ -117,6 +130,9 @@ class R2D2Settings(_Section):
     learning: LearningSettings = Field(default_factory=LearningSettings, description="targets and updates")
     exploration: ExplorationSettings = Field(default_factory=ExplorationSettings, description="exploration rates")
     lookahead: LookaheadSettings = Field(default_factory=LookaheadSettings, description="guided lookahead")
+    demonstrations: DemonstrationSettings = Field(
+        default_factory=DemonstrationSettings, description="episodes of other policies"
+    )
     sampling: SamplingSettings = Field(default_factory=SamplingSettings, description="the runners")
     total_steps: int = Field(default=20_000, ge=1, description="environment steps of the whole training")
     total_evaluations: int | None = Field(
@@ -182,6 +198,7 @@ class R2D2Settings(_Section):
             )
             .ladder(**self.exploration.model_dump())
             .guidance(**{**self.lookahead.model_dump(), "k_start": self.lookahead.k_start or self.lookahead.k})
+            .demonstrations(share=self.demonstrations.share, anneal_steps=self.demonstrations.anneal_steps)
             .reporting(min_sample_timesteps_per_iteration=min(self.evaluation_interval, ITERATION_STEPS))
             .debugging(seed=seed)
             .run(directory=directory)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from agents.controller import ControllerTraining, load_controller
 from agents.policy import make_policy
 from agents.run_directory import RunDirectory
 from agents.workbench import open_environment
-from envs.episodes import play, read_episodes, validate
+from envs.episodes import Episode, play, read_episodes, validate
 from envs.tasks import TaskConfig
 from recognizers.errors import ConfigurationError, FileError
 
@@ -86,7 +87,7 @@ def test_lookahead_counts_every_evaluation_and_ends_when_they_are_spent(home: Pa
     assert 1000 <= progress.all_evaluations < 2000
     assert progress.steps < progress.evaluations <= 4 * progress.steps
     own = done.episodes[0]
-    assert done.result.environment_steps == progress.steps + progress.evaluation_steps + len(own.actions)
+    assert done.result.environment_steps == progress.steps + progress.other_steps + len(own.actions)
     assert progress.all_evaluations < done.result.evaluations <= progress.all_evaluations + 4 * len(own.actions)
     last = json.loads(run.learning.read_text().splitlines()[-1])
     assert last["evaluations"] == progress.all_evaluations
@@ -99,6 +100,51 @@ def test_lookahead_counts_every_evaluation_and_ends_when_they_are_spent(home: Pa
         episode = play(trained.env, policy.act, seed=1, policy="r2d2")
         assert (trained.env.evaluations - before > len(episode.actions)) is probes
         assert not probes or episode.actions == own.actions
+
+
+def test_demonstrations_seed_replay_and_are_paid_for(home: Path, task: TaskConfig) -> None:
+    run = RunDirectory.create(Path("run"), "train")
+    settings = ["demonstrations.policies=[lookahead, random]", "demonstrations.episodes=2", "replay.train_length=4"]
+    trained = training(run, task, 200, *settings, "replay.stride=2", "learning.n_step=4")
+    try:
+        trained.train()
+        shown = [e for e in trained.episodes if e.policy != "r2d2"]
+        evaluation = trained.episodes[-1]
+        assert [e.policy for e in shown] == ["lookahead", "lookahead", "random", "random"]
+        assert shown == trained.episodes[:4]
+        buffer = trained.algorithm._demonstrated.demonstrations
+        assert buffer.num_episodes == 4
+        steps = sum(len(e.actions) for e in shown)
+        # Greedy lookahead measures all actions; what it did not take is a branch.
+        valid = 2 * sum(_valid_actions(trained, shown[0]))
+        assert buffer.num_branches == valid - 2 * len(shown[0].actions) > 0
+        assert trained.progress.other_steps == steps + len(evaluation.actions)
+        assert trained.progress.other_evaluations == steps + valid + len(evaluation.actions)
+        # None of them counts as the controller's own learning.
+        own = [e.episode_return for e in trained.episodes if e.policy == "r2d2" and e.phase == "training"]
+        assert list(trained._recent) == own[-20:]
+        done = trained.finish()
+        assert done.result.evaluations > valid
+    finally:
+        trained.stop()
+    with pytest.raises(ConfigurationError, match="kind 'mask'"):
+        refused = training(RunDirectory.create(Path("other"), "train"), task, 200, "demonstrations.policies=['pro:l1']")
+        try:
+            refused.train()
+        finally:
+            refused.stop()
+
+
+def _valid_actions(trained: ControllerTraining, episode: Episode) -> list[int]:
+    """How many actions were valid before each step."""
+    counts = []
+
+    def choose(observation: object, info: dict[str, Any]) -> int:
+        counts.append(int(info["action_mask"].sum()))
+        return int(episode.actions[len(counts) - 1])
+
+    play(trained.env, choose, seed=episode.seed, policy="again")
+    return counts
 
 
 def _within(trained: ControllerTraining, accuracy: float) -> bool:
