@@ -49,10 +49,14 @@ def taylor(recognizer: Recognizer, generator: np.random.Generator) -> np.ndarray
     return per_unit(recognizer.table, squares)
 
 
-@register_criterion("snip", across_layers=True)
+@register_criterion("snip")
 @torch.enable_grad()
 def snip(recognizer: Recognizer, generator: np.random.Generator) -> np.ndarray:
-    """Connection sensitivity ``|g * theta|`` of a filter's weights, summed (Lee et al. 2019, "SNIP", structured)."""
+    """Connection sensitivity ``|g * theta|`` of a filter's weights, summed (Lee et al. 2019, "SNIP", structured).
+
+    The sum grows with the weights that a filter has, so layers compare by normalised scores: by raw ones the first
+    convolution would lose all filters but one.
+    """
     network, losses = _at_rest(recognizer, generator, temperature=1.0)
     modules = filters(network, recognizer.table)
     weights = [module.weight.requires_grad_() for module in modules.values()]
