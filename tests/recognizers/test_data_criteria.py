@@ -135,7 +135,7 @@ class TestSnip:
             for module, index in _filters_of(recognizer, network, unit):
                 weight = module.get_parameter("weight")
                 assert weight.grad is not None
-                expected[unit] += float((weight.grad[index] * weight[index]).abs().sum())
+                expected[unit] += float((weight.grad[index] * weight[index].detach()).abs().sum())
         np.testing.assert_allclose(_scores("snip", recognizer), expected, rtol=1e-3, atol=1e-6 * expected.max())
 
     @pytest.mark.parametrize("name", ["snip", "grasp"])
