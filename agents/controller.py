@@ -110,7 +110,7 @@ class ControllerTraining:
                 config=controller.to_config(
                     RLLIB_ENV,
                     {"task": env.task.model_dump(mode="json"), "baseline": self._published.name},
-                    action_table=action_table_of(env),
+                    action_table=action_table_of(env, features=controller.network.features),
                     seed=seed,
                 )
             )

@@ -1,7 +1,7 @@
 """``zeroout/Pruning-v0``: prune a network step by step."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from envs.objectives import Measurement
 from envs.tasks import TaskConfig, load_task, make_recognizer
 from recognizers.errors import ConfigurationError
 from recognizers.recognizer import Recognizer
+from recognizers.unit_features import kept_shares, unit_feature_bounds, unit_features
 
 Observation = dict[str, np.ndarray]
 
@@ -102,6 +103,10 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
     | reduction   | Box(0, 1, (1,))      | fraction removed, of what the objective counts                  |
     | mask        | MultiBinary(n_units) | 1 kept, 0 zeroed out                                            |
     | action_mask | MultiBinary(n)       | 1 valid; only with `action_mask=True`, for learners that mask   |
+    | features    | Box((n_units, 7))    | only with `features=True`: of each unit, norm, batch-norm scale |
+    |             |                      | and rank of its maps within its layer, reconstruction error,    |
+    |             |                      | share of parameters and of MACs (`recognizers.unit_features`),  |
+    |             |                      | kept share of its layer; all but the last never change          |
 
     ## Rewards
     Set by `objective.kind` of the task:
@@ -125,6 +130,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
 
     What was spent over all episodes is on the environment itself: `environment_steps`, `evaluations` (in which probes
     count, too) and `seconds` (with those of probes under `probe`). `probes` lists what was probed since the last step.
+    `on_evaluation`, where set, is called with the number of evaluations so far and what each has measured.
 
     ## Arguments
     ```python
@@ -136,6 +142,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
     - `overrides`: dotted `key=value` settings of the task.
     - `recognizer`: one that exists already, in place of building the task's.
     - `action_mask`: put the action mask into the observation, too.
+    - `features`: put features of the units into the observation, too. They are computed once per baseline.
     - `render_mode`: `"ansi"`: kept units per layer as text.
 
     Environments of equal tasks in one process share data and base weights, those of
@@ -160,6 +167,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         overrides: Iterable[str] = (),
         recognizer: Recognizer | None = None,
         action_mask: bool = False,
+        features: bool = False,
         render_mode: Literal["ansi"] | None = None,
     ) -> None:
         if isinstance(task, TaskConfig) and list(overrides):
@@ -182,10 +190,17 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         }
         if action_mask:
             observation["action_mask"] = spaces.MultiBinary(len(self.actions.valid(self.recognizer.mask)))
+        self._features = unit_features(self.recognizer) if features else None
+        if self._features is not None:
+            low, high = unit_feature_bounds(self.recognizer.n_units)
+            observation["features"] = spaces.Box(
+                np.pad(low, ((0, 0), (0, 1))), np.pad(high, ((0, 0), (0, 1)), constant_values=1.0), dtype=np.float32
+            )
         self.observation_space = spaces.Dict(observation)  # type: ignore[assignment]
         self.action_space = self.actions.space
         self.baseline_accuracy = self.recognizer.baseline_accuracy("reward")
         self.evaluations = 0
+        self.on_evaluation: Callable[[int, Measurement], None] | None = None
         self.environment_steps = 0
         self.seconds = Seconds()
         self.probes: list[Probe] = []
@@ -259,12 +274,12 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         started = time.perf_counter()
         accuracies = recognizer.probe([units for _, units in plans], self._generator)
         self.seconds += Seconds(probe=time.perf_counter() - started)
-        self.evaluations += len(plans)
         probes = []
         for (action, units), accuracy in zip(plans, accuracies, strict=True):
             after = mask.copy()
             after[units] = 0
             state = Measurement(accuracy, *recognizer.costs.reductions(after))
+            self._count(state)
             reward = self.objective.reward(self._state, state, self.baseline_accuracy)
             efficiency = self.objective.efficiency(self._state, state, self.baseline_accuracy)
             terminated, action_mask = self._outlook(state, after)
@@ -324,11 +339,16 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         recovered = time.perf_counter()
         accuracy = self.recognizer.accuracy("reward")
         measured = time.perf_counter()
-        self.evaluations += 1
-        parameters, macs = self.recognizer.costs.reductions(self.recognizer.mask)
+        state = Measurement(accuracy, *self.recognizer.costs.reductions(self.recognizer.mask))
+        self._count(state)
         seconds = Seconds(zeroed - started, recovered - zeroed, measured - recovered)
         self.seconds += seconds
-        return Measurement(accuracy, parameters, macs), seconds
+        return state, seconds
+
+    def _count(self, state: Measurement) -> None:
+        self.evaluations += 1
+        if self.on_evaluation is not None:
+            self.on_evaluation(self.evaluations, state)
 
     def _outlook(self, state: Measurement, mask: np.ndarray) -> tuple[bool, np.ndarray]:
         """Whether an episode ends in a state, and its valid actions; none after the end."""
@@ -348,6 +368,9 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         }
         if self._observe_action_mask:
             observation["action_mask"] = action_mask.copy()
+        if self._features is not None:
+            shares = kept_shares(self.recognizer, mask)
+            observation["features"] = np.concatenate([self._features, shares[:, None]], axis=1)
         return observation
 
     def _info(self, reward: float, seconds: Seconds, action_mask: np.ndarray) -> dict[str, Any]:

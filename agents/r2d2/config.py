@@ -172,6 +172,7 @@ class R2D2Config(DQNConfig):
         lstm_size: int = NotProvided,
         embedding_size: int = NotProvided,
         action_embedding: bool = NotProvided,
+        features: bool = NotProvided,
         action_table: dict[str, Any] | None = NotProvided,
     ) -> Self:
         """Set the network.
@@ -181,7 +182,8 @@ class R2D2Config(DQNConfig):
             encoder_size: width of the layer before the LSTM.
             lstm_size: width of the recurrent state.
             embedding_size: width of an action's embedding.
-            action_embedding: learn an embedding per action (``unit`` head).
+            action_embedding: learn an embedding per action and per layer (``unit`` head).
+            features: the action table describes the actions' units, too.
             action_table: ``layer_of_action``, ``action_of_unit`` and ``features`` as lists (``unit`` head).
         """
         fields = asdict(self.network_config)
@@ -191,6 +193,7 @@ class R2D2Config(DQNConfig):
             "lstm_size": lstm_size,
             "embedding_size": embedding_size,
             "action_embedding": action_embedding,
+            "features": features,
         }
         fields.update({name: value for name, value in given.items() if value is not NotProvided})
         return self._assign(network_config=NetworkConfig(**fields), action_table=action_table)

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from recognizers.errors import ConfigurationError
 
+GONE_SCALE = 7.0
+"""Brings a mean over removed actions to the size of the other inputs, which it enters beside."""
+
 ACTION_MASK = "action_mask"
 
 
@@ -53,6 +56,7 @@ class FlatHead(nn.Module):
         super().__init__()
         self._keys = sorted(key for key in observation_shapes if key != ACTION_MASK)
         width = sum(int(torch.Size(observation_shapes[key]).numel()) for key in self._keys)
+        self.num_actions = num_actions
         self.encoded_size = encoder_size
         self.previous_action = nn.Embedding(num_actions + 1, embedding_size, padding_idx=0)
         self.encoder = nn.Sequential(nn.Linear(width + embedding_size + 1, encoder_size), nn.ReLU())
@@ -77,36 +81,40 @@ class UnitHead(nn.Module):
 
     The description of an action is the outer product of two parts, ``e_a = d_a(s) (x) z_a``:
 
-    * ``z_a [E]``, static: an MLP over the action's features plus an embedding of its layer, plus (optionally) a small
-      learned embedding of the action itself, which tells apart units whose features are alike;
+    * ``z_a [E]``, static: an MLP over the action's features, plus (optionally) small learned embeddings of its layer
+      and of the action itself, which tell apart units whose features are alike;
     * ``d_a(s) [3]``, dynamic: 1, the kept share of the action's own units, the kept share of its layer.
 
     ``A(h, e_a) = <P h, e_a>`` is thus a sum of three scaled matrix products ``[B T, E] x [E, A]``, and nothing of the
     size ``[B, T, A, E]`` is ever formed: thousands of units cost megabytes.
 
+    The recurrent part sees the mask through two means: over the layers, of an MLP over each one's description and kept
+    share; and over the actions, of what is gone. So no size depends on the network, and without the optional embeddings
+    no parameter belongs to it.
+
     Args:
         action_table: ``layer_of_action`` [A], ``action_of_unit`` [U] and ``features`` [A, F], as lists.
-        num_actions: A, for checking.
         encoder_size: width of the encoder.
         embedding_size: E.
         lstm_size: width of the recurrent state.
-        action_embedding: learn an embedding per action; off for a controller to be carried to another network.
+        action_embedding: learn an embedding per action and per layer; off for a controller to be carried to another
+            network.
 
     Raises:
-        ConfigurationError: the action table contradicts itself or the number of actions.
+        ConfigurationError: the action table contradicts itself.
     """
 
     layer_of_action: Tensor
     layer_of_unit: Tensor
     action_of_unit: Tensor
     features: Tensor
+    layer_features: Tensor
     units_per_action: Tensor
     units_per_layer: Tensor
 
     def __init__(
         self,
         action_table: Mapping[str, Any],
-        num_actions: int,
         *,
         encoder_size: int,
         embedding_size: int,
@@ -114,42 +122,71 @@ class UnitHead(nn.Module):
         action_embedding: bool,
     ) -> None:
         super().__init__()
+        self.describe_actions(action_table)
+        width = self.features.shape[1]
+        self.encoded_size = encoder_size
+        self.describe = nn.Sequential(
+            nn.Linear(width, embedding_size), nn.ReLU(), nn.Linear(embedding_size, embedding_size)
+        )
+        layers = len(self.units_per_layer)
+        self.layer_embedding = nn.Embedding(layers, embedding_size) if action_embedding else None
+        self.action_embedding = nn.Embedding(self.num_actions, embedding_size) if action_embedding else None
+        # Of a layer: its description, and its kept share.
+        self.summarize = nn.Sequential(
+            nn.Linear(width + 2, embedding_size), nn.ReLU(), nn.Linear(embedding_size, embedding_size)
+        )
+        # Input: accuracy, reduction, summary of the layers, what is gone, previous action, previous reward.
+        self.encoder = nn.Sequential(nn.Linear(2 + 3 * embedding_size + 1, encoder_size), nn.ReLU())
+        self.value = nn.Linear(lstm_size, 1)
+        self.project = nn.Linear(lstm_size, 3 * embedding_size)
+        self._scale = embedding_size**-0.5
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return len(self.layer_of_action)
+
+    def describe_actions(self, action_table: Mapping[str, Any]) -> None:
+        """Take the actions from a table.
+
+        Raises:
+            ConfigurationError: the action table contradicts itself, or has other features than the head knows.
+        """
         layer_of_action = torch.as_tensor(action_table["layer_of_action"], dtype=torch.long)  # [A]
         action_of_unit = torch.as_tensor(action_table["action_of_unit"], dtype=torch.long)  # [U]
         features = torch.as_tensor(action_table["features"], dtype=torch.float32)  # [A, F]
-        if len(layer_of_action) != num_actions or features.shape[:1] != (num_actions,):
-            raise ConfigurationError(
-                f"the action table describes {len(layer_of_action)} actions (features of {len(features)}), "
-                f"but the action space has {num_actions}"
-            )
-        if len(action_of_unit) and not 0 <= int(action_of_unit.min()) <= int(action_of_unit.max()) < num_actions:
+        actions = len(layer_of_action)
+        if len(features) != actions:
+            raise ConfigurationError(f"the action table describes {actions} actions, but features of {len(features)}")
+        if len(action_of_unit) and not 0 <= int(action_of_unit.min()) <= int(action_of_unit.max()) < actions:
             raise ConfigurationError("the action table assigns a unit to an action that does not exist")
+        if hasattr(self, "features") and features.shape[1] != self.features.shape[1]:
+            raise ConfigurationError(
+                f"the controller was trained with {self.features.shape[1]} features per action, the environment has "
+                f"{features.shape[1]}"
+            )
         layers = int(layer_of_action.max()) + 1
         layer_of_unit = layer_of_action[action_of_unit]  # [U]
+        units_per_layer = torch.bincount(layer_of_unit, minlength=layers).float()
+        # Means over the layer's actions, and the layer's share of all units.
+        sums = features.new_zeros(layers, features.shape[1]).index_add_(0, layer_of_action, features)
+        means = sums / torch.bincount(layer_of_action, minlength=layers).clamp(min=1).unsqueeze(1)
+        share = units_per_layer / units_per_layer.sum().clamp(min=1.0)
         # They follow from the task, not from training, but a module must be complete without its environment.
         self.register_buffer("layer_of_action", layer_of_action)
         self.register_buffer("layer_of_unit", layer_of_unit)
         self.register_buffer("action_of_unit", action_of_unit)
         self.register_buffer("features", features)
-        self.register_buffer("units_per_action", torch.bincount(action_of_unit, minlength=num_actions).float())
-        self.register_buffer("units_per_layer", torch.bincount(layer_of_unit, minlength=layers).float())
-
-        self.encoded_size = encoder_size
-        self.describe = nn.Sequential(
-            nn.Linear(features.shape[1], embedding_size), nn.ReLU(), nn.Linear(embedding_size, embedding_size)
-        )
-        self.layer_embedding = nn.Embedding(layers, embedding_size)
-        self.action_embedding = nn.Embedding(num_actions, embedding_size) if action_embedding else None
-        # Input: accuracy, reduction, kept share of each layer, what is gone, previous action, previous reward.
-        self.encoder = nn.Sequential(nn.Linear(2 + layers + 2 * embedding_size + 1, encoder_size), nn.ReLU())
-        self.value = nn.Linear(lstm_size, 1)
-        self.project = nn.Linear(lstm_size, 3 * embedding_size)
-        self._scale = embedding_size**-0.5
+        self.register_buffer("layer_features", torch.cat([means, share.unsqueeze(1)], dim=1))  # [G, F + 1]
+        self.register_buffer("units_per_action", torch.bincount(action_of_unit, minlength=actions).float())
+        self.register_buffer("units_per_layer", units_per_layer)
 
     def static_embedding(self) -> Tensor:
         """``z_a`` of all actions, ``[A, E]``."""
-        static: Tensor = self.describe(self.features) + self.layer_embedding(self.layer_of_action)
-        return static if self.action_embedding is None else static + self.action_embedding.weight
+        static: Tensor = self.describe(self.features)
+        if self.layer_embedding is not None and self.action_embedding is not None:
+            static = static + self.layer_embedding(self.layer_of_action) + self.action_embedding.weight
+        return static
 
     def kept_shares(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Shares of units kept, per action ``[B, T, A]`` and per layer ``[B, T, G]``, from the mask ``[B, T, U]``."""
@@ -161,18 +198,24 @@ class UnitHead(nn.Module):
 
         return share(self.action_of_unit, self.units_per_action), share(self.layer_of_unit, self.units_per_layer)
 
+    def layer_summary(self, layer_share: Tensor) -> Tensor:
+        """What the layers have left, ``[B, T, E]``, from their kept shares ``[B, T, G]``."""
+        static = self.layer_features.expand(*layer_share.shape, -1)  # [B, T, G, F + 1]
+        described: Tensor = self.summarize(torch.cat([static, layer_share.unsqueeze(-1)], dim=-1))
+        return described.mean(dim=2)
+
     def encode(self, observation: Mapping[str, Tensor], previous_action: Tensor, previous_reward: Tensor) -> Tensor:
         """LSTM inputs ``[B, T, encoded_size]``; ``previous_action`` is 0 for none, else the action plus one."""
         static = self.static_embedding()
         embeddings = torch.cat([torch.zeros_like(static[:1]), static])  # [1 + A, E]
         action_share, layer_share = self.kept_shares(observation["mask"])
-        # The sum over the removed units' descriptions tells which are gone, in a size that does not depend on them.
-        gone = (1.0 - action_share) @ static * len(static) ** -0.5  # [B, T, E]
+        # The mean over the removed units' descriptions tells which are gone, in a size that does not depend on them.
+        gone = (1.0 - action_share) @ static / len(static)  # [B, T, E]
         inputs = [
             observation["accuracy"].float(),
             observation["reduction"].float(),
-            layer_share,
-            gone,
+            self.layer_summary(layer_share),
+            gone * GONE_SCALE,
             nn.functional.embedding(previous_action, embeddings),
             previous_reward.unsqueeze(-1),
         ]

@@ -24,7 +24,8 @@ class NetworkConfig:
         encoder_size: width of the layer before the LSTM.
         lstm_size: width of the recurrent state, H.
         embedding_size: width of an action's embedding.
-        action_embedding: for ``unit``: learn an embedding per action beside the shared description.
+        action_embedding: for ``unit``: learn an embedding per action and per layer beside the shared descriptions.
+        features: the action table describes the actions' units, too; for those who make one for another network.
         reward_scale: factor on the previous reward, the same as on the targets.
     """
 
@@ -33,6 +34,7 @@ class NetworkConfig:
     lstm_size: int = 128
     embedding_size: int = 32
     action_embedding: bool = True
+    features: bool = False
     reward_scale: float = 1.0
 
 
@@ -70,16 +72,43 @@ class RecurrentQNetwork(nn.Module):
             if missing or action_table is None:
                 lack = f"observations {sorted(missing)}" if missing else "an action table"
                 raise ConfigurationError(f"the 'unit' head needs {lack} of the environment; use head 'flat' instead")
+            described = len(action_table["layer_of_action"])
+            if described != num_actions:
+                raise ConfigurationError(
+                    f"the action table describes {described} actions, but the action space has {num_actions}"
+                )
             units = len(action_table["action_of_unit"])
             if tuple(observation_shapes["mask"]) != (units,):
                 shape = tuple(observation_shapes["mask"])
                 raise ConfigurationError(f"the action table describes {units} units, the mask has shape {shape}")
-            self.head = UnitHead(action_table, num_actions, action_embedding=config.action_embedding, **sizes)
-        self.num_actions = num_actions
+            self.head = UnitHead(action_table, action_embedding=config.action_embedding, **sizes)
         self.lstm_size = config.lstm_size
         self._reward_scale = config.reward_scale
         self.lstm = nn.LSTM(self.head.encoded_size, config.lstm_size, batch_first=True)
         _open_forget_gate(self.lstm)
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return self.head.num_actions
+
+    @property
+    def transferable(self) -> bool:
+        """Whether no parameter belongs to a certain unit, action or layer."""
+        return isinstance(self.head, UnitHead) and self.head.action_embedding is None
+
+    def carry_to(self, action_table: Mapping[str, Any]) -> None:
+        """Go on with the actions of another network.
+
+        Raises:
+            ConfigurationError: the network is not transferable, or the actions are described in another way.
+        """
+        if not isinstance(self.head, UnitHead) or not self.transferable:
+            raise ConfigurationError(
+                "only a controller trained with network.head=unit and network.action_embedding=false can be carried "
+                "to another network"
+            )
+        self.head.describe_actions(action_table)
 
     def initial_state(self, batch_size: int) -> State:
         """The state at an episode's start: zeros."""

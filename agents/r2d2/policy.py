@@ -20,6 +20,7 @@ from agents.r2d2.exploration import Lookahead, Rank, propose
 from agents.r2d2.heads import ACTION_MASK
 from agents.r2d2.lookahead import best_of, probe
 from agents.r2d2.module import R2D2TorchRLModule
+from agents.r2d2.settings import action_table_of
 from recognizers.errors import ConfigurationError, FileError
 
 MODULE_IN_CHECKPOINT = Path("learner_group", "learner", "rl_module", "default_policy")
@@ -74,7 +75,6 @@ class R2D2Controller:
         if self._lookahead.rank not in get_args(Rank):
             raise ConfigurationError(f"lookahead ranks by {' or '.join(get_args(Rank))}, got {rank!r}")
         self._space: gym.spaces.Dict = self.module.observation_space
-        self._num_actions = int(self.module.action_space.n)
         self._env: gym.Env[Any, Any] | None = None
         self._forget()
 
@@ -86,17 +86,27 @@ class R2D2Controller:
     def reset(self, env: gym.Env[Any, Any]) -> None:
         """Begin an episode: zero state, no previous action.
 
+        A controller without embeddings of its own network's actions takes over those of ``env``.
+
         Raises:
             ConfigurationError: the environment's observations or actions are not those of the training.
         """
+        network = self.module.network
+        if network.transferable and env is not self._env:
+            table = action_table_of(env, features=self.module.model_config["network"]["features"])
+            if table is None:
+                raise ConfigurationError(f"the controller needs a description of the actions, which {env} lacks")
+            network.carry_to(table)
         actions = getattr(env.action_space, "n", None)
-        if actions != self._num_actions:
+        if actions != network.num_actions:
             raise ConfigurationError(
-                f"the controller was trained for {self._num_actions} actions, the environment has {env.action_space}"
+                f"the controller was trained for {network.num_actions} actions, the environment has "
+                f"{env.action_space}; one trained with network.action_embedding=false could be carried over"
             )
         offered = env.observation_space.spaces if isinstance(env.observation_space, gym.spaces.Dict) else None
         if offered is not None:
-            for key in self._observed_keys() - {ACTION_MASK}:
+            carried = {"mask"} if network.transferable else set()
+            for key in self._observed_keys() - {ACTION_MASK} - carried:
                 shape = offered[key].shape if key in offered else None
                 if shape != self._space[key].shape:
                     raise ConfigurationError(

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from agents.r2d2.config import R2D2Config
+from recognizers.unit_features import unit_features
 
 ITERATION_STEPS = 200
 """Environment steps of one ``train()`` call; few, so that progress shows often."""
@@ -26,7 +27,14 @@ class NetworkSettings(_Section):
     encoder_size: int = Field(default=128, ge=1, description="width of the layer before the LSTM")
     embedding_size: int = Field(default=32, ge=1, description="width of an action's embedding")
     action_embedding: bool = Field(
-        default=True, description="learn an embedding per action beside its description; off for transfer (head 'unit')"
+        default=True,
+        description="learn an embedding per action and per layer beside their descriptions (head 'unit'); a controller "
+        "without can be carried to another network",
+    )
+    features: bool = Field(
+        default=False,
+        description="describe actions by norm, batch-norm scale, feature-map rank, reconstruction error and cost of "
+        "their units, too (head 'unit'); takes training images, and seconds to minutes at the start",
     )
 
 
@@ -207,10 +215,23 @@ class R2D2Settings(_Section):
         return config
 
 
-def action_table_of(env: Any) -> dict[str, Any] | None:
-    """The description of an environment's actions as plain lists, or ``None`` if it has none."""
+def action_table_of(env: Any, *, features: bool = False) -> dict[str, Any] | None:
+    """The description of an environment's actions as plain lists, or ``None`` if it has none.
+
+    Args:
+        env: the environment.
+        features: add the means over each action's units of :func:`recognizers.unit_features.unit_features`.
+    """
     table = getattr(env.unwrapped, "action_table", None)
     if table is None:
         return None
-    names = ("layer_of_action", "action_of_unit", "features")
-    return {name: np.asarray(getattr(table, name)).tolist() for name in names}
+    described: dict[str, Any] = {
+        name: np.asarray(getattr(table, name)) for name in ("layer_of_action", "action_of_unit", "features")
+    }
+    if features:
+        of_unit = unit_features(env.unwrapped.recognizer)  # [U, F]
+        means = np.zeros((len(described["features"]), of_unit.shape[1]), dtype=np.float32)
+        np.add.at(means, described["action_of_unit"], of_unit)
+        sizes = np.bincount(described["action_of_unit"], minlength=len(means))
+        described["features"] = np.concatenate([described["features"], means / np.maximum(sizes, 1)[:, None]], axis=1)
+    return {name: value.tolist() for name, value in described.items()}

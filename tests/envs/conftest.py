@@ -78,10 +78,16 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> TaskConfig:
 def make_env(task: TaskConfig) -> MakeEnv:
     """An environment of the tiny task; sections given by keyword, or by the name of a preset, replace the task's."""
 
-    def make(*, action_mask: bool = False, render_mode: Any = None, **sections: dict[str, Any] | str) -> PruningEnv:
+    def make(
+        *,
+        action_mask: bool = False,
+        features: bool = False,
+        render_mode: Any = None,
+        **sections: dict[str, Any] | str,
+    ) -> PruningEnv:
         chosen = {key: PRESETS[key][value] if isinstance(value, str) else value for key, value in sections.items()}
         changed = TaskConfig.model_validate({**task.model_dump(), **chosen})
-        return PruningEnv(task=changed, action_mask=action_mask, render_mode=render_mode)
+        return PruningEnv(task=changed, action_mask=action_mask, features=features, render_mode=render_mode)
 
     return make
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from envs import InvalidActionError, PruningEnv, TaskConfig
 from recognizers.errors import ConfigurationError, ZeroOutError
 from recognizers.execution.engine import Engine
+from recognizers.unit_features import unit_features
 
 MakeEnv = Callable[..., PruningEnv]
 Play = Callable[..., list[tuple[int, dict[str, np.ndarray], float, bool, dict[str, Any]]]]
@@ -360,6 +361,23 @@ class TestReturns:
             assert min(info["kept_units"].values()) >= 1
             assert terminated or info["action_mask"].any()
             before = observation["mask"]
+
+
+def test_features_tell_of_units_and_of_what_is_left_of_their_layers(make_env: MakeEnv) -> None:
+    env = make_env(features=True, actions="unit")
+    check_env(env, skip_render_check=True)
+    observation, _ = env.reset(seed=0)
+    known = unit_features(env.recognizer)
+    np.testing.assert_array_equal(observation["features"][:, :-1], known)
+    assert (observation["features"][:, -1] == 1).all()
+    layer = env.recognizer.table.layers[0]
+    (probe,) = env.probe([layer.start])
+    observation, *_ = env.step(layer.start)
+    np.testing.assert_array_equal(observation["features"][:, :-1], known)
+    np.testing.assert_allclose(observation["features"][layer.units, -1], 1 - 1 / len(layer), rtol=1e-6)
+    assert (observation["features"][layer.stop :, -1] == 1).all()
+    np.testing.assert_array_equal(observation["features"], probe.observation["features"])
+    assert "features" not in make_env().reset(seed=0)[0]
 
 
 class TestProbe:

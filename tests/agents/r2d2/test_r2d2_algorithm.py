@@ -167,6 +167,24 @@ def test_controller_refuses_what_does_not_fit(checkpoint):
         controller.act({"accuracy": np.ones(1)}, {})
 
 
+def test_controller_without_embeddings_acts_on_another_network(cluster, pruning_config, tmp_path):
+    algorithm = pruning_config.network(action_embedding=False).build_algo()
+    algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    algorithm.stop()
+    controller = R2D2Controller(tmp_path / "checkpoint")
+
+    class Larger(ToyPruning):
+        BLOCKS = (4, 1, 3)
+
+    for env in (Larger(steps=6), ToyPruning(), Larger(steps=6)):
+        assert play(controller, env, 2) > 0
+        observation, info = env.reset(seed=0)
+        controller.reset(env)
+        assert controller.q_values(observation, info).shape == (env.action_space.n,)
+    with pytest.raises(ConfigurationError, match="description of the actions"):
+        controller.reset(TMaze())
+
+
 def test_controller_names_a_bad_checkpoint(checkpoint, tmp_path):
     with pytest.raises(FileError, match="no R2D2 checkpoint"):
         R2D2Controller(tmp_path)

@@ -113,7 +113,57 @@ def test_action_embedding_can_be_left_out():
     shared, single = make_network(action_embedding=False), make_network()
     assert shared.head.action_embedding is None
     extra = sum(p.numel() for p in single.parameters()) - sum(p.numel() for p in shared.parameters())
-    assert extra == ACTIONS * 8
+    assert extra == (ACTIONS + LAYERS) * 8
+    assert shared.transferable and not single.transferable and not make_network("flat").transferable
+
+
+OTHER = {
+    "layer_of_action": [0, 1, 1, 2, 2, 2, 2],
+    "action_of_unit": [0, 0, 0, 1, 2, 3, 4, 5, 6],
+    "features": [[0.0, 0.3], [0.5, 0.1], [0.5, 0.7], [1.0, 0.1], [1.0, 0.2], [1.0, 0.3], [1.0, 0.4]],
+}
+
+
+def test_a_carried_network_is_the_one_built_for_the_other_actions():
+    carried = make_network(action_embedding=False)
+    shapes = {"accuracy": (1,), "reduction": (1,), "mask": (9,), "action_mask": (7,)}
+    config = NetworkConfig(encoder_size=16, lstm_size=12, embedding_size=8, action_embedding=False)
+    built = RecurrentQNetwork(config, shapes, 7, OTHER)
+    parameters = dict(carried.named_parameters())
+    assert {name: value.shape for name, value in built.named_parameters()} == {
+        name: value.shape for name, value in parameters.items()
+    }
+    built.load_state_dict(parameters, strict=False)
+    carried.carry_to(OTHER)
+    assert carried.num_actions == 7
+    observation = {
+        "accuracy": torch.rand(2, 3, 1),
+        "reduction": torch.rand(2, 3, 1),
+        "mask": torch.randint(0, 2, (2, 3, 9)),
+        "action_mask": torch.ones(2, 3, 7),
+    }
+    inputs = observation, torch.randint(0, 8, (2, 3)), torch.randn(2, 3), carried.initial_state(2)
+    torch.testing.assert_close(carried(*inputs), built(*inputs))
+
+
+def test_what_cannot_be_carried_is_said():
+    for network in (make_network(), make_network("flat")):
+        with pytest.raises(ConfigurationError, match="action_embedding=false"):
+            network.carry_to(OTHER)
+    more = {**OTHER, "features": [[*row, 1.0] for row in OTHER["features"]]}
+    with pytest.raises(ConfigurationError, match="2 features per action, the environment has 3"):
+        make_network(action_embedding=False).carry_to(more)
+
+
+def test_layer_summary_is_the_mean_over_described_layers():
+    head = make_network().head
+    _, share = head.kept_shares(make_inputs()[0]["mask"])
+    described = [torch.tensor([[0.0, 0.5, 0.6], [1.0, 0.5, 0.4]])[layer] for layer in range(LAYERS)]
+    expected = sum(
+        head.summarize(torch.cat([described[layer].expand(3, 7, 3), share[..., layer : layer + 1]], dim=-1))
+        for layer in range(LAYERS)
+    )
+    torch.testing.assert_close(head.layer_summary(share), expected / LAYERS)
 
 
 def test_previous_reward_is_scaled_like_the_targets():
@@ -132,7 +182,7 @@ def test_thousands_of_units_cost_megabytes():
         "features": [[unit / units] * 4 for unit in range(units)],
     }
     sizes = {"encoder_size": 64, "embedding_size": 32, "lstm_size": 64}
-    head = UnitHead(table, units, action_embedding=True, **sizes)
+    head = UnitHead(table, action_embedding=True, **sizes)
     observation = {"mask": torch.ones(batch, steps, units, dtype=torch.int8)}
     hidden = torch.randn(batch, steps, 64, requires_grad=True)
     started = time.perf_counter()

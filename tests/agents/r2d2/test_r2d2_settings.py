@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -70,3 +71,13 @@ def test_action_table_of_an_environment():
     assert table["action_of_unit"] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert len(table["features"]) == 5
     assert action_table_of(TMaze()) is None
+
+
+def test_features_of_units_are_averaged_over_actions(monkeypatch):
+    env = ToyPruning()
+    env.recognizer = object()
+    of_unit = np.arange(20, dtype=np.float32).reshape(10, 2)
+    monkeypatch.setattr("agents.r2d2.settings.unit_features", lambda recognizer: of_unit)
+    features = np.array(action_table_of(env, features=True)["features"])
+    np.testing.assert_allclose(features[:, :2], action_table_of(env)["features"])
+    np.testing.assert_allclose(features[:, 2:], (of_unit[0::2] + of_unit[1::2]) / 2)
