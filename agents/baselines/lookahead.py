@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from agents.policy import register_policy
-from envs.actions import Action
+from envs.actions import Action, DiscreteActions
 from envs.pruning import Observation, PruningEnv
 from recognizers.errors import ConfigurationError
 
@@ -26,7 +26,16 @@ class Lookahead:
         self._candidates = candidates
 
     def reset(self, env: PruningEnv) -> None:
-        """Take the environment to probe."""
+        """Take the environment to probe.
+
+        Raises:
+            ConfigurationError: its actions are masks, of which there are too many to probe each.
+        """
+        if not isinstance(env.actions, DiscreteActions):
+            raise ConfigurationError(
+                f"lookahead probes every action, and with actions.kind={env.task.actions.kind} there are "
+                f"2^{env.recognizer.n_units}: choose unit, block or layer"
+            )
         self._env = env
 
     def act(self, observation: Observation, info: dict[str, Any]) -> Action:

@@ -1,48 +1,88 @@
 """Searches that spend a given number of environment steps, then play the best that they found."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.baselines.random import RandomPolicy
 from agents.policy import register_policy
+from envs.actions import Action
 from envs.episodes import Episode, play
 from envs.pruning import Observation, PruningEnv
 from recognizers.errors import ConfigurationError
 
 
-@register_policy("search:random")
-class RandomSearch:
-    """Best of as many random episodes as a number of environment steps allows.
+class EpisodeSearch(ABC):
+    """Plays episodes until the environment steps are spent, then the best of them again.
 
     Args:
-        seed: of the episodes.
-        environment_steps: to spend, exactly; the last episode is cut off there.
+        seed: of the episodes, and of all that the search draws.
+        environment_steps: to spend, exactly; the last episode is cut off there. The best episode, played again at the
+            end, comes on top.
 
     Attributes:
+        name: under which the search is registered.
         episodes: all episodes of the search; their masks are candidates for the final one.
     """
 
+    name: str
+
     def __init__(self, seed: int = 0, environment_steps: int = 1000) -> None:
         if environment_steps < 1:
-            raise ConfigurationError(f"search:random: environment_steps must be at least 1, got {environment_steps}")
+            raise ConfigurationError(f"{self.name}: environment_steps must be at least 1, got {environment_steps}")
         self._seed, self._budget = seed, environment_steps
         self._random = RandomPolicy(seed)
-        self._plan: list[int] = []
+        self._plan: list[Action] = []
         self.episodes: list[Episode] = []
 
     def reset(self, env: PruningEnv) -> None:
         """Search."""
         end = env.environment_steps + self._budget
+        self._random.reset(env)
         self.episodes = []
+        self._begin(env)
         while (left := end - env.environment_steps) > 0:
             seed = self._seed + len(self.episodes)
-            episode = play(env, self._random.act, seed=seed, policy="search:random", phase="training", max_steps=left)
+            choose = self._chooser()
+            episode = play(env, choose, seed=seed, policy=self.name, phase="training", max_steps=left)
             self.episodes.append(episode)
-        finished = [episode for episode in self.episodes if episode.terminated] or self.episodes
-        best = max(finished, key=lambda episode: episode.episode_return)
-        self._plan = [int(action) for action in best.actions]
+            self._take(episode)
+        self._plan = [env.actions.recall(action) for action in best_of(self.episodes).actions]
 
-    def act(self, observation: Observation, info: dict[str, Any]) -> int:
+    def act(self, observation: Observation, info: dict[str, Any]) -> Action:
         """Play the best episode again; where a random recovery lets it last longer, go on at random."""
-        if self._plan and info["action_mask"][self._plan[0]]:
-            return self._plan.pop(0)
-        return int(self._random.act(observation, info))
+        return self._plan.pop(0) if self._plan else self._random.act(observation, info)
+
+    @abstractmethod
+    def _begin(self, env: PruningEnv) -> None:
+        """Prepare a search."""
+
+    @abstractmethod
+    def _chooser(self) -> Callable[[Observation, dict[str, Any]], Action]:
+        """What chooses the actions of the next episode."""
+
+    @abstractmethod
+    def _take(self, episode: Episode) -> None:
+        """Learn from the episode that was played."""
+
+
+@register_policy("search:random")
+class RandomSearch(EpisodeSearch):
+    """Best of random episodes."""
+
+    name = "search:random"
+
+    def _begin(self, env: PruningEnv) -> None:
+        """There is nothing to prepare."""
+
+    def _chooser(self) -> Callable[[Observation, dict[str, Any]], Action]:
+        return self._random.act
+
+    def _take(self, episode: Episode) -> None:
+        """There is nothing to learn."""
+
+
+def best_of(episodes: Sequence[Episode]) -> Episode:
+    """The episode with the highest return; one that was cut off only where none has ended."""
+    finished = [episode for episode in episodes if episode.terminated] or episodes
+    return max(finished, key=lambda episode: episode.episode_return)

@@ -7,7 +7,6 @@ import pytest
 
 from agents.baselines.allocations import GlobalAllocation
 from agents.policy import make_policy, policies, register_policy
-from agents.running import run_policy
 from envs.episodes import play
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig
@@ -79,24 +78,10 @@ def test_lookahead_probes_as_many_as_it_is_told(env: PruningEnv) -> None:
     assert env.evaluations <= 4 * len(episode.actions)
 
 
-@pytest.mark.parametrize("steps", [1, 7, 40])
-def test_random_search_spends_exactly_its_steps_and_plays_its_best(env: PruningEnv, steps: int) -> None:
-    policy = make_policy("search:random", seed=3, environment_steps=steps)
-    policy.reset(env)
-    assert env.environment_steps == steps
-    episodes = policy.episodes  # type: ignore[attr-defined]
-    assert sum(len(episode.actions) for episode in episodes) == steps
-    played = play(env, policy.act, seed=0, policy="search:random")
-    finished = [episode for episode in episodes if episode.terminated]
-    if finished:
-        assert played.episode_return == pytest.approx(max(episode.episode_return for episode in finished))
-
-
-def test_random_search_candidates_reach_the_result(env: PruningEnv) -> None:
-    done = run_policy(env, make_policy("search:random", environment_steps=60), "search:random", seed=0)
-    assert done.result.environment_steps >= 60
-    assert len(done.episodes) > 2
-    assert done.result.parameter_reduction > 0
+def test_lookahead_says_why_it_cannot_probe_masks(task: TaskConfig) -> None:
+    actions = task.actions.model_copy(update={"kind": "mask"})
+    with pytest.raises(ConfigurationError, match="probes every action"):
+        make_policy("lookahead").reset(PruningEnv(task.model_copy(update={"actions": actions})))
 
 
 def test_equal_seeds_give_equal_episodes(task: TaskConfig) -> None:
