@@ -53,6 +53,11 @@ class Result(BaseModel):
     evaluations: int = Field(description="spent by the policy: environment steps and probes")
     seconds: dict[str, float] = Field(description="per phase: policy (all of it), zero_out, recover, measure, choose")
     curve: Curve
+    scores: tuple[tuple[int, float], ...] | None = Field(
+        None,
+        description="best objective score so far on the reward split: evaluations spent and score, at every rise; None "
+        "in old files",
+    )
     finetuned: Finetuned | None = None
 
     @property

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from agents.policy import Policy, Search
 from agents.results import Curve, Result
+from agents.scores import BestSoFar
 from agents.selection import Choice, choose
 from envs.episodes import Episode, play
 from envs.pruning import PruningEnv, Seconds
@@ -62,9 +63,11 @@ def run_policy(
     """
     spent = spent or Spent()
     steps, evaluations, phases = env.environment_steps, env.evaluations, env.seconds
+    best = BestSoFar(env.objective, env.baseline_accuracy)
+    best.take(also, spent.evaluations)
     started = time.perf_counter()
-    policy.reset(env)
-    with tqdm(desc=name, unit="step", disable=not progress) as bar:
+    with best.watching(env, spent.evaluations), tqdm(desc=name, unit="step", disable=not progress) as bar:
+        policy.reset(env)
         own = play(env, policy.act, seed=seed, policy=name, on_step=lambda info: _advance(bar, info))
     played = time.perf_counter()
     spent = Spent(
@@ -77,7 +80,7 @@ def run_policy(
     episodes = [own, *searched, *also]
     choice = choose(env, episodes)
     result = measure(env, choice, own, name, seed, spent, choosing=time.perf_counter() - played)
-    return Run(result, episodes, choice)
+    return Run(result.model_copy(update={"scores": tuple(best.rises)}), episodes, choice)
 
 
 def _advance(bar: "tqdm[Never]", info: dict[str, Any]) -> None:
