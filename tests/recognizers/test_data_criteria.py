@@ -238,7 +238,7 @@ class TestSynflow:
             for unit in without:
                 for module, index in _filters_of(recognizer, network, unit):
                     module.get_parameter("weight").data[index] = 0
-            result = float(network(image).sum())
+            result = float(network(image).detach().sum())
             network.load_state_dict(state)
             return result
 
