@@ -14,7 +14,7 @@ from agents.r2d2.exploration import Lookahead, Rank
 from agents.r2d2.guide import GuidedLookahead
 from agents.r2d2.learner import R2D2TorchLearner
 from agents.r2d2.module import R2D2TorchRLModule
-from agents.r2d2.network import NetworkConfig
+from agents.r2d2.network import NetworkConfig, Part
 from recognizers.errors import ConfigurationError
 
 
@@ -67,6 +67,9 @@ class R2D2Config(DQNConfig):
         self.priority_eta = 0.9
         self.updates_per_step = 0.125
         self.reward_scale = 1.0
+        self.recurrent_lr: float | None = None
+        self.reset_interval = 0
+        self.reset_part: Part = "head"
         self.value_rescaling = True
         self.exploration_base = 0.4
         self.exploration_exponent = 7.0
@@ -91,6 +94,9 @@ class R2D2Config(DQNConfig):
         updates_per_step: float = NotProvided,
         reward_scale: float = NotProvided,
         value_rescaling: bool = NotProvided,
+        recurrent_lr: float | None = NotProvided,
+        reset_interval: int = NotProvided,
+        reset_part: Part = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Set how to learn.
@@ -106,6 +112,9 @@ class R2D2Config(DQNConfig):
                 themselves, as each has one sampling request at a time.
             reward_scale: factor on rewards in targets and inputs. Recorded episodes keep the plain rewards.
             value_rescaling: learn values on the scale of :func:`~agents.r2d2.targets.rescale`.
+            recurrent_lr: learning rate of the LSTM; ``None``: that of the rest, ``lr``.
+            reset_interval: environment steps between resets of a part of the network; 0 for none.
+            reset_part: ``head`` or ``all_but_encoder``.
             **kwargs: see :meth:`DQNConfig.training`.
         """
         super().training(**kwargs)
@@ -119,6 +128,9 @@ class R2D2Config(DQNConfig):
             updates_per_step=updates_per_step,
             reward_scale=reward_scale,
             value_rescaling=value_rescaling,
+            recurrent_lr=recurrent_lr,
+            reset_interval=reset_interval,
+            reset_part=reset_part,
         )
 
     def ladder(
@@ -245,6 +257,8 @@ class R2D2Config(DQNConfig):
             "lookahead must measure at least 1 proposal": min(self.lookahead.k, self.lookahead.k_start) >= 1,
             "branch_share must be at least 0 and below 1": 0.0 <= self.branch_share < 1.0,
             "the demonstrations' share must be at least 0 and below 1": 0.0 <= self.demonstration_share < 1.0,
+            "recurrent_lr must be positive": self.recurrent_lr is None or self.recurrent_lr > 0.0,
+            "reset_interval must not be negative": self.reset_interval >= 0,
             "num_atoms > 1 and noisy networks are not part of R2D2": self.num_atoms == 1 and not self.noisy,
             "R2D2 is trained by a single agent": not self.is_multi_agent,
         }

@@ -62,6 +62,7 @@ class FlatHead(nn.Module):
         self.encoder = nn.Sequential(nn.Linear(width + embedding_size + 1, encoder_size), nn.ReLU())
         self.value = nn.Linear(lstm_size, 1)
         self.advantage = nn.Linear(lstm_size, num_actions)
+        self.last_layers: tuple[nn.Linear, ...] = (self.value, self.advantage)
 
     def encode(self, observation: Mapping[str, Tensor], previous_action: Tensor, previous_reward: Tensor) -> Tensor:
         """LSTM inputs ``[B, T, encoded_size]``; ``previous_action`` is 0 for none, else the action plus one."""
@@ -139,6 +140,7 @@ class UnitHead(nn.Module):
         self.encoder = nn.Sequential(nn.Linear(2 + 3 * embedding_size + 1, encoder_size), nn.ReLU())
         self.value = nn.Linear(lstm_size, 1)
         self.project = nn.Linear(lstm_size, 3 * embedding_size)
+        self.last_layers: tuple[nn.Linear, ...] = (self.value, self.project)
         self._scale = embedding_size**-0.5
 
     @property

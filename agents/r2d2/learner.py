@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from ray.rllib.algorithms.dqn.dqn_learner import (
     QF_LOSS_KEY,
@@ -14,15 +15,17 @@ from ray.rllib.algorithms.dqn.dqn_learner import (
     DQNLearner,
 )
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics import LAST_TARGET_UPDATE_TS
+from ray.rllib.utils.metrics import LAST_TARGET_UPDATE_TS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor, nn
 
 from agents.r2d2.targets import double_q_values, n_step_targets, rescale, sequence_priorities, unrescale
 
 if TYPE_CHECKING:
     from agents.r2d2.config import R2D2Config
+    from agents.r2d2.module import R2D2TorchRLModule
 
 TRAIN_LENGTHS = "train_lengths"
 """Batch column: trained steps of each row, ``[B]``."""
@@ -36,12 +39,71 @@ PRIORITY_MEAN = "priority_mean"
 """Result: mean of the new priorities."""
 
 
+LAST_RESET = "last_reset"
+"""Key of a learner's state: environment steps at which a part of the network was reset last."""
+RECURRENT_OPTIMIZER = "recurrent_optimizer"
+
+
 class R2D2TorchLearner(DQNLearner, TorchLearner):
     """Squared or Huber error of n-step double-Q targets over the trained steps, weighted by importance.
 
     Target networks are copied by :class:`DQNLearner`, every ``target_network_update_freq`` environment steps. RLlib
-    clips gradients by their global norm and reports the norm.
+    clips gradients by their global norm and reports the norm; those of the LSTM by themselves where it has a learning
+    rate of its own.
     """
+
+    @override(DQNLearner)
+    def build(self) -> None:
+        """Build module, target network and optimizers."""
+        self._last_reset = 0
+        super().build()
+
+    @override(TorchLearner)
+    def configure_optimizers_for_module(self, module_id: str, config: "R2D2Config | None" = None) -> None:
+        """Adam for all parameters, or one for the LSTM and one for the others."""
+        rate = self.config.recurrent_lr
+        if rate is None:
+            super().configure_optimizers_for_module(module_id, config)
+            return
+        module = self.module[module_id]
+        recurrent = list(module.unwrapped().network.lstm.parameters())
+        known = {id(parameter) for parameter in recurrent}
+        others = [parameter for parameter in self.get_parameters(module) if id(parameter) not in known]
+        for name, parameters, lr in (
+            (DEFAULT_OPTIMIZER, others, self.config.lr),
+            (RECURRENT_OPTIMIZER, recurrent, rate),
+        ):
+            self.register_optimizer(
+                module_id=module_id,
+                optimizer_name=name,
+                optimizer=torch.optim.Adam(parameters),
+                params=parameters,
+                lr_or_lr_schedule=lr,
+            )
+
+    @override(DQNLearner)
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Copy the target network when it is due, and reset a part of the network when that is.
+
+        Periodic resets keep a network that learns often from few steps able to learn (Nikishin et al. 2022, *The
+        Primacy Bias in Deep Reinforcement Learning*); the replay buffer stays.
+        """
+        super().after_gradient_based_update(timesteps=timesteps)
+        steps, interval = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0), self.config.reset_interval
+        if interval and steps // interval > self._last_reset // interval:
+            for module in self.module._rl_modules.values():
+                self._reset(module.unwrapped(), steps)
+            self._last_reset = steps
+
+    def _reset(self, module: "R2D2TorchRLModule", steps: int) -> None:
+        # The seed makes learners that share the work forget alike.
+        seed = int(np.random.SeedSequence([self.config.seed or 0, steps]).generate_state(1)[0])
+        forgotten = module.network.reinitialize(self.config.reset_part, seed)
+        for optimizer in self._named_optimizers.values():
+            for parameter in forgotten:
+                optimizer.state.pop(parameter, None)
+        for online, target in module.get_target_network_pairs():
+            target.load_state_dict(online.state_dict())
 
     @override(TorchLearner)
     def get_state(
@@ -51,15 +113,16 @@ class R2D2TorchLearner(DQNLearner, TorchLearner):
         not_components: str | Collection[str] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """RLlib's state, and when the target network was last copied, which RLlib leaves out."""
+        """RLlib's state, and the times of the last target copy and of the last reset, which RLlib leaves out."""
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
-        return {**state, LAST_TARGET_UPDATE_TS: dict(self.last_update_ts_by_mid)}
+        return {**state, LAST_TARGET_UPDATE_TS: dict(self.last_update_ts_by_mid), LAST_RESET: self._last_reset}
 
     @override(TorchLearner)
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`get_state`."""
         super().set_state(state)
         self.last_update_ts_by_mid.update(state.get(LAST_TARGET_UPDATE_TS, {}))
+        self._last_reset = state.get(LAST_RESET, self._last_reset)
 
     @override(TorchLearner)
     def compute_loss_for_module(

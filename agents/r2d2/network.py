@@ -15,6 +15,10 @@ State = tuple[Tensor, Tensor]
 """Hidden and cell state of the LSTM, ``[B, H]`` each."""
 
 
+Part = Literal["head", "all_but_encoder"]
+"""What periodic resets forget: the layers behind the LSTM, or the LSTM, too."""
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """Sizes and kind of the network.
@@ -165,6 +169,19 @@ class RecurrentQNetwork(nn.Module):
         """Q-values ``[B, T, A]`` and the state after the last step."""
         hidden, state = self.unroll(self.encode(observation, previous_action, previous_reward), state)
         return self.q_values(hidden, observation), state
+
+    def reinitialize(self, part: Part, seed: int) -> list[nn.Parameter]:
+        """Forget what a part has learned; its parameters. Equal seeds give equal values, here and elsewhere."""
+        modules: list[nn.Linear | nn.LSTM] = [*self.head.last_layers]
+        if part == "all_but_encoder":
+            modules.append(self.lstm)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for module in modules:
+                module.reset_parameters()
+        if self.lstm in modules:
+            _open_forget_gate(self.lstm)
+        return [parameter for module in modules for parameter in module.parameters()]
 
 
 def _open_forget_gate(lstm: nn.LSTM) -> None:

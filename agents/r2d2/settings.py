@@ -59,6 +59,7 @@ class LearningSettings(_Section):
     """Targets and updates."""
 
     lr: float = Field(default=5e-4, gt=0, description="learning rate of Adam (R2D2: 1e-4 at batch 64)")
+    recurrent_lr: float | None = Field(default=None, gt=0, description="learning rate of the LSTM; lr if none")
     gamma: float = Field(default=0.997, gt=0, le=1, description="discount per step (R2D2: 0.997)")
     n_step: int = Field(
         default=10, ge=1, description="rewards summed in a target; many, as episodes are long and updates few"
@@ -77,6 +78,15 @@ class LearningSettings(_Section):
     grad_clip: float = Field(default=40.0, gt=0, description="largest norm of the gradient (Ape-X: 40)")
     reward_scale: float = Field(
         default=1.0, gt=0, description="factor that brings returns to about 3-10; learning only"
+    )
+    reset_interval: int = Field(
+        default=0,
+        ge=0,
+        description="environment steps between resets of a part of the network, for many updates per step (Nikishin "
+        "et al. 2022); 0: never",
+    )
+    reset_part: Literal["head", "all_but_encoder"] = Field(
+        default="head", description="what is reset: the layers behind the LSTM, or the LSTM, too"
     )
 
 
@@ -194,6 +204,9 @@ class R2D2Settings(_Section):
                 priority_eta=self.replay.priority_eta,
                 num_steps_sampled_before_learning_starts=self.replay.warmup,
                 lr=self.learning.lr,
+                recurrent_lr=self.learning.recurrent_lr,
+                reset_interval=self.learning.reset_interval,
+                reset_part=self.learning.reset_part,
                 gamma=self.learning.gamma,
                 n_step=self.learning.n_step,
                 train_batch_size_per_learner=self.learning.batch_size,

@@ -124,3 +124,93 @@ def test_runners_have_their_rungs_and_keep_them_through_weight_updates(pruning_c
         assert runner.module.actor_epsilon.tolist() == own
         assert not hasattr(runner.module, "_target_network")
         runner.stop()
+
+
+@pytest.fixture
+def build(pruning_config, cluster):
+    """A learner of the toy pruning environment, and batches for it."""
+    runners = []
+
+    def make(**training):
+        config = pruning_config.training(**training)
+        config.validate()
+        runner = R2D2EnvRunner(config=config, worker_index=0)
+        runners.append(runner)
+        buffer = PrioritizedSequenceReplayBuffer(200, burn_in=2, train_length=3, stride=2, seed=0)
+        buffer.add(runner.sample_fragments()[0])
+        learner = config.build_learner(env=runner.env, spaces=runner.get_spaces())
+
+        def update(steps):
+            learner.update(batch=to_learner_batch(buffer.sample(8)), timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps})
+
+        return learner, update
+
+    yield make
+    for runner in runners:
+        runner.stop()
+
+
+def values_of(learner):
+    parameters = learner.module[DEFAULT_MODULE_ID].network.named_parameters()
+    return {name: parameter.detach().clone() for name, parameter in parameters}
+
+
+def test_the_recurrent_part_has_a_learning_rate_of_its_own(build):
+    """Adam's first steps are as long as the rate, whatever the gradient."""
+    learner, update = build(lr=1e-3, recurrent_lr=1e-5)
+    before = values_of(learner)
+    update(1)
+    longest = {"lstm": 0.0, "rest": 0.0}
+    for name, value in values_of(learner).items():
+        part = "lstm" if name.startswith("lstm.") else "rest"
+        longest[part] = max(longest[part], float((value - before[name]).abs().max()))
+    assert longest["lstm"] == pytest.approx(1e-5, rel=0.05)
+    assert longest["rest"] == pytest.approx(1e-3, rel=0.05)
+    state = learner.get_state()
+    learner.set_state(state)
+    assert sum(len(group["params"]) for o in learner._named_optimizers.values() for group in o.param_groups) == len(
+        before
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "forgets"),
+    [("head", ("head.value", "head.project")), ("all_but_encoder", ("head.value", "head.project", "lstm"))],
+)
+def test_periodic_resets_forget_their_part_and_nothing_else(build, part, forgets):
+    learner, update = build(reset_interval=100, reset_part=part, lr=1e-6, target_network_update_freq=10_000)
+    start = values_of(learner)
+    update(99)
+    for name, value in values_of(learner).items():
+        torch.testing.assert_close(value, start[name], atol=1e-5, rtol=0)
+    update(101)
+    after = values_of(learner)
+    for name, value in after.items():
+        changed = float((value - start[name]).abs().max()) > 1e-2
+        assert changed is name.startswith(forgets), name
+    module = learner.module[DEFAULT_MODULE_ID]
+    for name, value in module._target_network.named_parameters():
+        torch.testing.assert_close(value, after[name])
+    optimizer = next(iter(learner._named_optimizers.values()))
+    named = dict(module.network.named_parameters())
+    assert {name for name, parameter in named.items() if parameter not in optimizer.state} == {
+        name for name in named if name.startswith(forgets)
+    }
+    if "lstm" in forgets:
+        bias = after["lstm.bias_ih_l0"] + after["lstm.bias_hh_l0"]
+        assert bias[16:32].tolist() == [1.0] * 16
+    state = learner.get_state()
+    update(150)  # not due again
+    settled = values_of(learner)
+    assert all(float((settled[name] - after[name]).abs().max()) < 1e-4 for name in after)
+    learner._last_reset = 0
+    learner.set_state(state)
+    assert learner._last_reset == 101
+
+
+def test_equal_seeds_forget_alike(build):
+    one, other = (build()[0].module[DEFAULT_MODULE_ID].network for _ in range(2))
+    random = torch.get_rng_state()
+    for mine, its in zip(one.reinitialize("all_but_encoder", 5), other.reinitialize("all_but_encoder", 5), strict=True):
+        torch.testing.assert_close(mine, its)
+    assert torch.equal(torch.get_rng_state(), random)
