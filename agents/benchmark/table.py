@@ -37,7 +37,7 @@ DIGITS = {
     "evaluations": 0,
 }
 """Decimals of a column, where not 1."""
-COMPARED = ("parameter_reduction", "macs_reduction", "test_change", "episode_return")
+COMPARED = ("parameter_reduction", "macs_reduction", "test_change", "finetuned_test_accuracy", "episode_return")
 """Columns whose differences between policies are shown."""
 
 
