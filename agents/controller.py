@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from ray.rllib.algorithms.dqn.dqn_learner import QF_LOSS_KEY, QF_MAX_KEY, QF_MEAN_KEY, TD_ERROR_MEAN_KEY
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from ray.tune.registry import register_env
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -30,8 +31,10 @@ from agents.r2d2.algorithm import (
     REPLAY_BRANCHES,
     REPLAY_SEQUENCES,
 )
+from agents.r2d2.env_runner import PHASES
 from agents.r2d2.episodes import FinishedEpisode
 from agents.r2d2.exploration import annealed, ladder
+from agents.r2d2.learner import PRIORITY_MEAN
 from agents.r2d2.policy import MODULE_IN_CHECKPOINT, R2D2Controller
 from agents.r2d2.settings import R2D2Settings, action_table_of
 from agents.run_directory import RunDirectory
@@ -45,10 +48,16 @@ from recognizers.files import read_json, read_text, write_json, write_text
 from recognizers.settings import find, override, read_yaml, validate
 
 RLLIB_ENV = "zeroout/Pruning-v0"
-LEARNER_FIGURES = {"loss": QF_LOSS_KEY, "mean_q": QF_MEAN_KEY, "max_q": QF_MAX_KEY, "td_error": TD_ERROR_MEAN_KEY}
+LEARNER_FIGURES = {
+    "loss": QF_LOSS_KEY,
+    "mean_q": QF_MEAN_KEY,
+    "max_q": QF_MAX_KEY,
+    "td_error": TD_ERROR_MEAN_KEY,
+    "priority": PRIORITY_MEAN,
+}
 """Logged name and RLlib's name of the learner's figures."""
 RECENT = 20
-"""Episodes that the running mean of the return covers."""
+"""Episodes that the running means cover."""
 
 
 def make_env(config: dict[str, Any]) -> PruningEnv:
@@ -100,7 +109,7 @@ class ControllerTraining:
         self.progress = Progress()
         self.episodes: list[Episode] = []
         self._evaluated: list[tuple[str, Episode]] = []
-        self._recent = deque[float](maxlen=RECENT)
+        self._recent = deque[Episode](maxlen=RECENT)
         if resume:
             self._read_progress()
         register_env(RLLIB_ENV, make_env)
@@ -223,7 +232,7 @@ class ControllerTraining:
             best = self.progress.best_score
             self.progress.best_score = max(scores if best is None else [best, *scores], default=best)
             if _sampled(episode):
-                self._recent.append(episode.episode_return)
+                self._recent.append(episode)
         self.episodes += taken
         self.run.add_episodes(taken)
 
@@ -290,7 +299,7 @@ class ControllerTraining:
         self.episodes = list(itertools.islice(read_episodes(self.run.episodes), progress.episodes))
         write_episodes(self.run.episodes, self.episodes)
         self._evaluated = [(module, self.episodes[index]) for module, index in progress.modules.items()]
-        self._recent.extend([episode.episode_return for episode in self.episodes if _sampled(episode)][-RECENT:])
+        self._recent.extend([episode for episode in self.episodes if _sampled(episode)][-RECENT:])
         lines = read_text(self.run.learning).splitlines(keepends=True)[: progress.records]
         write_text(self.run.learning, "".join(lines))
 
@@ -299,23 +308,34 @@ class ControllerTraining:
     def _record(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The figures of an iteration that a person looks at."""
         learner = metrics.get("learners", {}).get(DEFAULT_MODULE_ID, {})
+        phases = metrics.get(ENV_RUNNER_RESULTS, {}).get(PHASES, {})
         record = {
             "environment_steps": self.progress.steps,
             "updates": int(metrics[NUM_UPDATES_LIFETIME]),
             "replay_sequences": int(metrics[REPLAY_SEQUENCES]),
             "replay_branches": int(metrics[REPLAY_BRANCHES]),
             "replay_age": float(metrics[REPLAY_AGE]),
+            "updates_per_step": int(metrics[NUM_UPDATES_LIFETIME]) / max(self.progress.steps, 1),
+            **{f"{phase}_milliseconds": float(spent) for phase, spent in phases.items()},
             **{name: float(learner[key]) for name, key in LEARNER_FIGURES.items() if key in learner},
         }
         if self.progress.best_score is not None:
             record["best_score"] = self.progress.best_score
         if self._recent:
-            record["episode_return_mean"] = float(np.mean(self._recent))
+            recent = list(self._recent)
+            record["episode_return_mean"] = float(np.mean([episode.episode_return for episode in recent]))
+            record["episode_reduction_mean"] = float(np.mean([episode.parameter_reductions[-1] for episode in recent]))
+            record["episode_accuracy_mean"] = float(np.mean([episode.accuracies[-1] for episode in recent]))
+        rates = self._epsilons()
+        return record | {"epsilon_max": max(rates), "epsilon_min": min(rates)}
+
+    def _epsilons(self) -> list[float]:
+        """Exploration rate of each actor."""
         sampling, exploration = self.controller.sampling, self.controller.exploration
         actors = max(sampling.num_env_runners, 1) * sampling.num_envs_per_env_runner
         rungs = torch.tensor(ladder(actors, exploration.base, exploration.exponent))
-        rates = annealed(rungs, self.progress.steps, exploration.anneal_steps)
-        return record | {"epsilon_max": float(rates.max()), "epsilon_min": float(rates.min())}
+        rates: list[float] = annealed(rungs, self.progress.steps, exploration.anneal_steps).tolist()
+        return rates
 
     def _log(self, writer: SummaryWriter, record: Mapping[str, float]) -> None:
         self.run.add_line(self.run.learning, record)
@@ -323,6 +343,8 @@ class ControllerTraining:
         for name, value in record.items():
             if name != "environment_steps":
                 writer.add_scalar(f"controller/{name}", value, self.progress.steps)
+        for actor, rate in enumerate(self._epsilons()):
+            writer.add_scalar(f"epsilon/{actor}", rate, self.progress.steps)
 
 
 def train_controller(

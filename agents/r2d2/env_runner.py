@@ -1,5 +1,6 @@
 """The runner: RLlib's own, with an exploration rate per environment."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from agents.r2d2.episodes import Fragment, fragment_from_rllib
 from agents.r2d2.exploration import actor_epsilons
 from agents.r2d2.guide import GuidedLookahead
 
+PHASES = "step_milliseconds"
+"""Result of runners: milliseconds of an environment step by phase, with those of probes, over the last samples."""
+PHASE_WINDOW = 20
+
 
 class R2D2EnvRunner(SingleAgentEnvRunner):
     """Samples with its own rungs of the exploration ladder; one actor is one environment of one runner."""
@@ -22,6 +27,7 @@ class R2D2EnvRunner(SingleAgentEnvRunner):
             # A remote process owns its CPUs only; torch would take all of the machine's.
             torch.set_num_threads(max(1, int(config.num_cpus_per_env_runner)))
         super().__init__(config=config, **kwargs)
+        self._seconds: dict[str, float] = {}
         self._reseed(0)
 
     def _reseed(self, env_steps: int) -> None:
@@ -56,6 +62,17 @@ class R2D2EnvRunner(SingleAgentEnvRunner):
             )
         )
 
+    def _log_phases(self, steps: int) -> None:
+        """Log what a step took in each of its phases, where the environments keep such an account."""
+        accounts = [getattr(env.unwrapped, "seconds", None) for env in self.env.unwrapped.envs]
+        total: Counter[str] = Counter()
+        for account in accounts:
+            total.update(vars(account) if account is not None else {})
+        for phase, seconds in total.items():
+            spent = seconds - self._seconds.get(phase, 0.0)
+            self.metrics.log_value((PHASES, phase), 1000.0 * spent / max(steps, 1), window=PHASE_WINDOW)
+        self._seconds = dict(total)
+
     def sample_fragments(self) -> tuple[list[Fragment], Any]:
         """Sample once; the fragments as plain arrays, and the metrics, in a single remote call.
 
@@ -66,4 +83,5 @@ class R2D2EnvRunner(SingleAgentEnvRunner):
         episodes = self.sample()
         probed = guide.drain()
         fragments = [fragment_from_rllib(episode, probed.get(episode.id_, ())) for episode in episodes]
+        self._log_phases(sum(len(fragment.actions) for fragment in fragments))
         return fragments, self.get_metrics()

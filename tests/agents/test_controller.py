@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.cluster import start_ray
 from agents.controller import ControllerTraining, load_controller
@@ -65,7 +66,21 @@ def test_training_leaves_replayable_episodes_and_a_policy(home: Path, task: Task
             if _within(trained, a)
         )
     )
-    assert list(run.tensorboard.glob("events.*"))
+    events = EventAccumulator(str(run.tensorboard))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {
+        *(f"controller/{name}" for line in lines for name in line if name != "environment_steps"),
+        "epsilon/0",
+        "epsilon/1",
+    }
+    figures = {name for line in lines for name in line}
+    assert figures >= {
+        *("episode_return_mean", "episode_reduction_mean", "episode_accuracy_mean", "evaluation_reduction"),
+        *("mean_q", "td_error", "priority", "replay_age", "updates_per_step", "evaluations"),
+        *(f"{phase}_milliseconds" for phase in ("zero_out", "recover", "measure", "probe")),
+    }
+    assert lines[-1]["updates_per_step"] == pytest.approx(0.125, abs=0.03)
+    assert lines[-1]["recover_milliseconds"] > 0 == lines[-1]["probe_milliseconds"]
 
     policy = make_policy(f"r2d2:{run.path}")
     policy.reset(trained.env)
@@ -121,7 +136,7 @@ def test_demonstrations_seed_replay_and_are_paid_for(home: Path, task: TaskConfi
         assert trained.progress.other_steps == steps + len(evaluation.actions)
         assert trained.progress.other_evaluations == steps + valid + len(evaluation.actions)
         # None of them counts as the controller's own learning.
-        own = [e.episode_return for e in trained.episodes if e.policy == "r2d2" and e.phase == "training"]
+        own = [e for e in trained.episodes if e.policy == "r2d2" and e.phase == "training"]
         assert list(trained._recent) == own[-20:]
         done = trained.finish()
         assert done.result.evaluations > valid
