@@ -48,8 +48,8 @@ class Entry(BaseModel):
         "data have base networks of their own",
     )
     finetune: bool = Field(False, description="fine-tune the final network as the task says")
-    equal_steps_to: str | None = Field(
-        None, description="label of an earlier entry whose environment steps this search spends, run by run"
+    equal_evaluations_to: str | None = Field(
+        None, description="label of an earlier entry; this search spends its evaluations, run by run, as steps"
     )
 
     @property
@@ -116,13 +116,13 @@ class BenchmarkConfig(BaseModel):
         for entry in self.policies:
             if unknown := set(entry.tasks or ()) - set(tasks):
                 raise ValueError(f"{entry.name}: no task is called {min(unknown)!r}; there are {', '.join(tasks)}")
-            if entry.equal_steps_to is not None:
-                followed = earlier.get(entry.equal_steps_to)
+            if entry.equal_evaluations_to is not None:
+                followed = earlier.get(entry.equal_evaluations_to)
                 if followed is None:
-                    raise ValueError(f"{entry.name}: equal_steps_to must name an earlier policy")
+                    raise ValueError(f"{entry.name}: equal_evaluations_to must name an earlier policy")
                 if any(entry.runs_on(task) and not followed.runs_on(task) for task in self.tasks):
                     raise ValueError(
-                        f"{entry.name}: {followed.name}, whose steps it spends, does not run on all its tasks"
+                        f"{entry.name}: {followed.name}, whose evaluations it spends, does not run on all its tasks"
                     )
             earlier[entry.name] = entry
         return self

@@ -73,10 +73,10 @@ def run_benchmark(
         ConfigurationError: the benchmark asks for what does not exist.
     """
     jobs = plan(config, directory, finished)
-    steps = {row.key: row.result.environment_steps for row in finished if row.result is not None}
+    spent = {row.key: row.result.evaluations for row in finished if row.result is not None}
     if workers == 0:
-        return _in_process(jobs, steps, progress=progress)
-    return _Driver(jobs, steps, workers, address).rows()
+        return _in_process(jobs, spent, progress=progress)
+    return _Driver(jobs, spent, workers, address).rows()
 
 
 def _base(key: Key, task: TaskConfig, directory: Path) -> Base:
@@ -96,14 +96,14 @@ def _base_name(key: Key, task: TaskConfig) -> str:
 
 
 def _following(job: Job) -> Key | None:
-    """The run whose environment steps a search spends."""
-    label = job.entry.equal_steps_to
+    """The run whose evaluations a search spends."""
+    label = job.entry.equal_evaluations_to
     return None if label is None else job.key._replace(label=label)
 
 
-def _with_steps(job: Job, steps: int) -> Job:
+def _with_evaluations(job: Job, evaluations: int) -> Job:
     return Job(
-        job.key, job.entry, job.task, job.base, job.directory, job.seconds, {"environment_steps": steps}, job.home
+        job.key, job.entry, job.task, job.base, job.directory, job.seconds, {"environment_steps": evaluations}, job.home
     )
 
 
@@ -111,14 +111,14 @@ def _base_failed(error: BaseException) -> str:
     return f"the base network: {' '.join(str(error).split())}"
 
 
-def _in_process(jobs: Sequence[Job], steps: dict[Key, int], *, progress: bool) -> Iterator[Row]:
+def _in_process(jobs: Sequence[Job], spent: dict[Key, int], *, progress: bool) -> Iterator[Row]:
     opened: tuple[Path, Any] | None = None
     for job in jobs:
         if (followed := _following(job)) is not None:
-            if followed not in steps:
+            if followed not in spent:
                 yield job.failed(f"waits for {followed}, which failed")
                 continue
-            job = _with_steps(job, steps[followed])  # noqa: PLW2901
+            job = _with_evaluations(job, spent[followed])  # noqa: PLW2901
         try:
             if opened is None or opened[0] != job.base.directory:
                 opened = job.base.directory, job.base.open(progress=progress)
@@ -127,7 +127,7 @@ def _in_process(jobs: Sequence[Job], steps: dict[Key, int], *, progress: bool) -
             continue
         row = perform(job, opened[1].baseline, progress=progress)
         if row.result is not None:
-            steps[row.key] = row.result.environment_steps
+            spent[row.key] = row.result.evaluations
         yield row
 
 
@@ -136,13 +136,13 @@ class _Driver:
 
     Args:
         jobs: in order.
-        steps: environment steps of the runs that are finished already.
+        spent: evaluations of the runs that are finished already.
         workers: how many at a time; None: as the machines allow.
         address: of a Ray cluster.
     """
 
-    def __init__(self, jobs: Sequence[Job], steps: dict[Key, int], workers: int | None, address: str | None) -> None:
-        self._waiting, self._steps = list(jobs), steps
+    def __init__(self, jobs: Sequence[Job], spent: dict[Key, int], workers: int | None, address: str | None) -> None:
+        self._waiting, self._spent = list(jobs), spent
         start_ray(address)
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0)
@@ -194,12 +194,12 @@ class _Driver:
                 if self._free() >= 1:
                     self._open_base(job.base, job.home)
                 continue
-            if job.base.directory not in self._ready or (followed is not None and followed not in self._steps):
+            if job.base.directory not in self._ready or (followed is not None and followed not in self._spent):
                 continue
             if self._free() < self._slots(job):
                 break  # those behind it must not take its place for ever
             self._waiting.remove(job)
-            given = job if followed is None else _with_steps(job, self._steps[followed])
+            given = job if followed is None else _with_evaluations(job, self._spent[followed])
             task = self._train if job.trains else self._perform
             self._running[task.remote(given, self._bases[job.base.directory], self._starts)] = job
         for path in self._ready.keys() - {job.base.directory for job in self._waiting}:
@@ -215,7 +215,7 @@ class _Driver:
 
     def _comes(self, key: Key) -> bool:
         """Whether a run is finished, or may still come."""
-        return key in self._steps or any(job.key == key for job in [*self._waiting, *self._running.values()])
+        return key in self._spent or any(job.key == key for job in [*self._waiting, *self._running.values()])
 
     def _free(self) -> int:
         training = sum(path not in self._ready for path in self._bases)
@@ -234,7 +234,7 @@ class _Driver:
             row = job.failed(reason or f"its process died {ATTEMPTS} times: {' '.join(str(error).split())[:300]}")
         self._began.pop(job.key, None)
         if row.result is not None:
-            self._steps[row.key] = row.result.environment_steps
+            self._spent[row.key] = row.result.evaluations
         return row
 
     def _take_base(self, reference: Any) -> None:

@@ -96,6 +96,18 @@ def score(result: Result) -> float:
     return worth if math.isfinite(worth) else 0.0
 
 
+def read_settings(path: Path) -> BenchmarkConfig:
+    """The settings that were recorded beside rows.
+
+    Raises:
+        FileError: there are none.
+        ConfigurationError: they are not those of this zeroout.
+    """
+    return validate(
+        BenchmarkConfig, read_json(path), f"{path} (from another zeroout? --resume without it writes it anew)"
+    )
+
+
 def refuse_other_settings(config: BenchmarkConfig, rows: Mapping[Key, Row], path: Path) -> None:
     """Refuse to go on under other settings than those that the finished rows were made with.
 
@@ -109,7 +121,7 @@ def refuse_other_settings(config: BenchmarkConfig, rows: Mapping[Key, Row], path
     """
     if not path.is_file() or not rows:
         return
-    before = validate(BenchmarkConfig, read_json(path), f"{path} (delete it to go on under the present settings)")
+    before = read_settings(path)
     for kind in ("tasks", "policies"):
         old, new = ({part.name: part for part in getattr(given, kind)} for given in (before, config))
         used = {key.task if kind == "tasks" else key.label for key in rows}

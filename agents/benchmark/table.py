@@ -2,11 +2,12 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from agents.benchmark.config import BenchmarkConfig, Key, TaskEntry
+from agents.benchmark.config import BenchmarkConfig, TaskEntry
 from agents.benchmark.rows import Row, results, score
 from agents.results import Result
 from agents.statistics import interval
@@ -59,42 +60,54 @@ def figures(result: Result) -> dict[str, float]:
     }
 
 
-def markdown_table(config: BenchmarkConfig, rows: Sequence[Row]) -> str:
-    """Per task: mean and 95 % interval over seeds of every policy, and of its seed-by-seed difference from the first.
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts; the first column holds names."""
 
-    Failed runs are listed below.
+    titles: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+def grids(config: BenchmarkConfig, task: TaskEntry, rows: Sequence[Row]) -> tuple[Grid, Grid]:
+    """Mean and 95 % interval over seeds of every policy on a task, and of its seed-by-seed difference from the first.
+
+    Columns that no policy has a figure for are left out.
     """
-    blocks = []
-    for task in config.tasks:
-        title = [f"**{task.name}**", ""] if len(config.tasks) > 1 else []
-        blocks.append("\n".join([*title, *_of_task(config, task, results(rows))]))
-    failed = [row for row in rows if row.failure is not None]
-    if failed:
-        blocks.append("\n".join(["Failed runs:", "", *(f"* {row.key}: {row.failure}" for row in failed)]))
-    return "\n\n".join(blocks)
-
-
-def _of_task(config: BenchmarkConfig, task: TaskEntry, found: dict[Key, Result]) -> list[str]:
     of_policy: dict[str, dict[int, dict[str, float]]] = {entry.name: {} for entry in config.entries(task)}
-    for key, result in found.items():
+    for key, result in results(rows).items():
         if key.task == task.name and key.label in of_policy:
             of_policy[key.label][key.seed] = figures(result)
     every = [figure for of_seed in of_policy.values() for figure in of_seed.values()]
     shown = [column for column in COLUMNS if not all(np.isnan(figure[column]) for figure in every)]
-    lines = [*_header("policy", [COLUMNS[column] for column in shown])]
-    for name, of_seed in of_policy.items():
-        if of_seed:
-            cells = [_cell(column, [figure[column] for figure in of_seed.values()]) for column in shown]
-            lines.append(f"| {name} | {len(of_seed)} | " + " | ".join(cells) + " |")
+    lines = [
+        (name, str(len(of_seed)), *(_cell(column, [figure[column] for figure in of_seed.values()]) for column in shown))
+        for name, of_seed in of_policy.items()
+        if of_seed
+    ]
+    compared = [column for column in COMPARED if column in shown]
     (first, of_first), *others = of_policy.items()
-    lines += ["", *_header(f"{first} minus", [COLUMNS[column] for column in COMPARED])]
+    differences = []
     for name, of_seed in others:
         seeds = sorted(of_first.keys() & of_seed.keys())
         if seeds:
-            pairs = {column: [of_first[seed][column] - of_seed[seed][column] for seed in seeds] for column in COMPARED}
-            cells = [_cell(column, differences) for column, differences in pairs.items()]
-            lines.append(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
-    return lines
+            pairs = {column: [of_first[seed][column] - of_seed[seed][column] for seed in seeds] for column in compared}
+            differences.append((name, str(len(seeds)), *(_cell(column, pairs[column]) for column in compared)))
+    return (
+        Grid(("policy", "runs", *(COLUMNS[column] for column in shown)), tuple(lines)),
+        Grid((f"{first} minus", "runs", *(COLUMNS[column] for column in compared)), tuple(differences)),
+    )
+
+
+def markdown_table(config: BenchmarkConfig, rows: Sequence[Row]) -> str:
+    """The grids of all tasks; failed runs are listed below."""
+    blocks = []
+    for task in config.tasks:
+        if len(config.tasks) > 1:
+            blocks.append(f"**{task.name}**")
+        blocks += [_markdown(grid) for grid in grids(config, task, rows) if grid.lines]
+    if failed := [row for row in rows if row.failure is not None]:
+        blocks += ["Failed runs:", "\n".join(f"* {row.key}: {row.failure}" for row in failed)]
+    return "\n\n".join(blocks)
 
 
 def csv_table(rows: Sequence[Row]) -> str:
@@ -112,9 +125,13 @@ def csv_table(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def _header(first: str, columns: Iterable[str]) -> list[str]:
-    titles = [first, "runs", *columns]
-    return ["| " + " | ".join(titles) + " |", "|---|" + "---:|" * (len(titles) - 1)]
+def _markdown(grid: Grid) -> str:
+    rule = "|---|" + "---:|" * (len(grid.titles) - 1)
+    return "\n".join([_line(grid.titles), rule, *map(_line, grid.lines)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _cell(column: str, values: Sequence[float]) -> str:

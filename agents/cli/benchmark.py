@@ -9,7 +9,7 @@ from agents.cli.arguments import absolute_spec, add_command, add_common
 from recognizers.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from agents.benchmark import BenchmarkConfig, Row
+    from agents.benchmark import Row
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from agents.benchmark.rows import refuse_other_settings
     from agents.benchmark.table import markdown_table
     from agents.foreign import class_name, is_foreign
+    from agents.report.benchmark import write_benchmark
     from envs.episodes import repair_episodes
     from recognizers.files import append_text, write_json
     from recognizers.settings import validate
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             bar.set_postfix_str(f"{sum(row.failure is not None for row in rows.values())} failed", refresh=False)
             bar.update()
     ordered = [rows[key] for key in keys if key in rows]
-    page = _write(config, ordered, out)
+    page = write_benchmark(config, ordered, out)
     table = markdown_table(config, ordered)
     failed = sum(row.failure is not None for row in ordered)
     if ordered and failed == len(ordered):
@@ -111,18 +112,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "failed": failed,
         "_text": f"{table}\n\nreport: {page}",
     }
-
-
-def _write(config: "BenchmarkConfig", rows: "list[Row]", out: Path) -> Path:
-    """Write all that follows from the rows."""
-    from agents.benchmark.table import csv_table, markdown_table
-    from agents.report.frontier import save_frontier
-    from recognizers.files import write_text
-
-    write_text(out / "table.md", markdown_table(config, rows) + "\n")
-    write_text(out / "results.csv", csv_table(rows))
-    save_frontier(config, rows, out / "accuracy.png")
-    return out / "table.md"
 
 
 def _line(row: "Row") -> str:

@@ -1,4 +1,4 @@
-"""``zeroout report``: write the page of a run again."""
+"""``zeroout report``: write the page of a run, or of a benchmark, again."""
 
 import argparse
 from pathlib import Path
@@ -10,9 +10,9 @@ from agents.cli.arguments import add_command, add_common
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = add_command(
-        commands, "report", "write report.html of a run directory (again)", "zeroout report runs/quickstart"
+        commands, "report", "write report.html of a run or a benchmark (again)", "zeroout report runs/quickstart"
     )
-    parser.add_argument("directory", type=Path, help="run directory")
+    parser.add_argument("directory", type=Path, help="run directory, or a benchmark's directory")
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -20,6 +20,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the report."""
     from agents.report import write_report
+    from agents.report.benchmark import rewrite_benchmark
 
-    page = write_report(arguments.directory)
+    directory: Path = arguments.directory
+    page = (rewrite_benchmark if (directory / "results.jsonl").is_file() else write_report)(directory)
     return {"command": "report", "report": str(page), "_text": f"report: {page}"}

@@ -84,13 +84,11 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
 def _benchmark(arguments: argparse.Namespace, results: Path) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from agents.benchmark import BenchmarkConfig, read_rows
+    from agents.benchmark import read_rows
+    from agents.benchmark.rows import read_settings
     from agents.benchmark.validation import find_weights, validate_rows
-    from recognizers.files import read_json
-    from recognizers.settings import validate
 
-    path = results.parent / "config.json"
-    config = validate(BenchmarkConfig, read_json(path), str(path))
+    config = read_settings(results.parent / "config.json")
     if arguments.data is not None:
         config = config.with_overrides([f"data.spec={absolute_spec(arguments.data)}"])
     rows = read_rows(results)

@@ -32,6 +32,7 @@ _STYLE: dict[str, Any] = {
     "lines.linewidth": 1.7,
     "lines.solid_joinstyle": "round",
     "svg.fonttype": "none",
+    "svg.hashsalt": "zeroout",  # the same page for the same figures
     "text.color": INK,
     "text.parse_math": False,  # names of policies and layers are no formulas
     "xtick.color": AXIS,

@@ -3,19 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from agents.report import words
 from agents.report.files import commands, listing
-from agents.report.palette import COLOURS
 from agents.report.pictures import layers, learning, paths, polylines, seconds, training
 from agents.report.pictures.parts import Section, policy_keys
+from agents.report.rendering import render
 from agents.report.run import Entry, Run, read_run
 from agents.report.table import summary_table
-from recognizers.files import read_text, write_text
-
-_HERE = Path(__file__).parent
+from recognizers.files import write_text
 
 
 @dataclass(frozen=True)
@@ -39,16 +34,9 @@ def write_report(directory: Path) -> Path:
         FileError: an input is missing or malformed, or the page cannot be written.
     """
     run = read_run(directory)
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "report.html.j2",
         run=run,
-        style=Markup(_style_sheet()),
         objective=words.objective(run),
         conclusion=words.conclusion(run),
         notes=_notes(run),
@@ -78,13 +66,6 @@ def _sections(run: Run) -> list[Section]:
         training.section(run, "finetuning"),
     ]
     return [section for section in candidates if section is not None]
-
-
-def _style_sheet() -> str:
-    light = "".join(f"--{name}: {light}; " for name, (light, _) in COLOURS.items())
-    dark = "".join(f"--{name}: {dark}; " for name, (_, dark) in COLOURS.items())
-    schemes = f":root {{ {light}}}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}\n"
-    return schemes + read_text(_HERE / "report.css")
 
 
 def _figures(first: Entry) -> list[Figure]:

@@ -1,7 +1,7 @@
 """The report in words: numbers as text, the objective, and the conclusion."""
 
 from agents.report.run import Entry, Run
-from envs.objectives import Budget, Measure, Tolerance
+from envs.objectives import Budget, Measure, Objective, Tolerance
 
 MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -48,16 +48,20 @@ def duration(seconds: float) -> str:
 
 def objective(run: Run) -> str:
     """The objective as a sentence."""
-    goal = run.objective
-    what = counted(goal.measure)
-    if isinstance(goal, Tolerance):
+    return goal(run.objective)
+
+
+def goal(objective: Objective) -> str:
+    """An objective as a sentence."""
+    what = counted(objective.measure)
+    if isinstance(objective, Tolerance):
         return (
             f"Remove as many {what} as possible while accuracy on the reward split stays within "
-            f"{_exact(goal.drop)} of the baseline."
+            f"{_exact(objective.drop)} of the baseline."
         )
-    if isinstance(goal, Budget):
-        return f"Keep as much accuracy as possible with {_rounded(goal.target)} of the {what} removed."
-    return f"Reach the highest score of the objective {run.baseline.objective.get('kind')}, which counts {what}."
+    if isinstance(objective, Budget):
+        return f"Keep as much accuracy as possible with {_rounded(objective.target)} of the {what} removed."
+    return f"Reach the highest score of the objective {objective.model_dump().get('kind')}, which counts {what}."
 
 
 def score(run: Run, value: float) -> str:

@@ -42,7 +42,7 @@ seeds: [0, 1]
 policies:
   - {{policy: random}}
   - {{policy: "uniform:l1"}}
-  - {{policy: "search:random", equal_steps_to: random, label: search}}
+  - {{policy: "search:random", equal_evaluations_to: random, label: search}}
 """
 TWO_TASKS = f"""
 tasks:
@@ -198,7 +198,7 @@ def test_those_who_wait_for_a_failed_run_fail_too(config: str) -> None:
 
 def test_a_base_network_that_cannot_be_built_fails_its_runs_alone(config: str) -> None:
     text = CONFIG.replace("policy: random", "policy: random, task_overrides: [recognizer.weights=missing.safetensors]")
-    write_text("bad.yaml", text.replace(", equal_steps_to: random", "").replace("[0, 1]", "[0]"))
+    write_text("bad.yaml", text.replace(", equal_evaluations_to: random", "").replace("[0, 1]", "[0]"))
     rows = {row.label: row for row in runs("bad.yaml")}
     assert str(rows["random"].failure).startswith("the base network: no such file: missing.safetensors")
     assert rows["search"].result is not None
@@ -269,7 +269,7 @@ def test_resume_refuses_other_settings(config: str, capsys: pytest.CaptureFixtur
     assert "digits/convnet has other settings now" in capsys.readouterr().err
     write_json("out/config.json", {"task": "digits/convnet", **read_json("out/config.json")})
     assert main([*flags, "--resume"]) == 2
-    assert "delete it to go on" in capsys.readouterr().err
+    assert "writes it anew" in capsys.readouterr().err
 
 
 def test_rows_of_older_benchmarks_are_read() -> None:
@@ -292,7 +292,7 @@ def test_a_corrupt_line_is_named(home: Path) -> None:
     [
         ("label: search", "label: random", "two policies"),
         ("label: search", "label: uniform l1", "share a directory"),
-        ("equal_steps_to: random", "equal_steps_to: r2d2", "earlier policy"),
+        ("equal_evaluations_to: random", "equal_evaluations_to: r2d2", "earlier policy"),
         ("policy: random", "policy: random, tasks: [other]", "no task is called 'other'"),
         ("policy: random", "policy: random, tasks: []", "does not run on all its tasks"),
         ("seeds: [0, 1]", "seeds: []", "at least 1"),

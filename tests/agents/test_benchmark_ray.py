@@ -22,7 +22,7 @@ tasks:
 seeds: [0]
 policies:
   - {policy: random}
-  - {policy: "search:random", equal_steps_to: random}
+  - {policy: "search:random", equal_evaluations_to: random}
 """
 MINE = """
 import os, signal
@@ -74,7 +74,7 @@ def test_what_dies_or_lacks_a_base_network_loses_no_other_run(home: Path, monkey
     more = """policies:
   - {policy: "mine.py:Dies"}
   - {policy: random, label: baseless, task_overrides: [recognizer.weights=missing.safetensors]}
-  - {policy: "search:random", label: waits, equal_steps_to: baseless}"""
+  - {policy: "search:random", label: waits, equal_evaluations_to: baseless}"""
     write_text("bad.yaml", CONFIG.replace("policies:", more))
     rows = {row.label: row for row in run_benchmark(load_benchmark("bad.yaml"), Path("out"), [], workers=2)}
     assert str(rows["mine.py:Dies"].failure).startswith("its process died 2 times")

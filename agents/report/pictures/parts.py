@@ -6,7 +6,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from agents.report.palette import MARKERS, css
+from agents.report.palette import MARKERS, Style, css
 from agents.report.run import Entry, Run
 
 
@@ -54,13 +54,15 @@ def policy_keys(
     run: Run, kind: Literal["line", "marker", "box"] = "line", entries: Iterable[Entry] | None = None
 ) -> tuple[Key, ...]:
     """The legend of the policies."""
-    return tuple(
-        Key(
-            label=entry.label,
-            colour=css(entry.style.colour),
-            marker=MARKERS[entry.style.marker],
-            dashes=" ".join(f"{length:g}" for length in entry.style.dashes),
-            kind=kind,
-        )
-        for entry in (run.entries if entries is None else entries)
+    return tuple(style_key(entry.label, entry.style, kind) for entry in (run.entries if entries is None else entries))
+
+
+def style_key(label: str, style: Style, kind: Literal["line", "marker", "box"] = "line") -> Key:
+    """The line of a legend for what is drawn in a style."""
+    return Key(
+        label=label,
+        colour=css(style.colour),
+        marker=MARKERS[style.marker],
+        dashes=" ".join(f"{length:g}" for length in style.dashes),
+        kind=kind,
     )

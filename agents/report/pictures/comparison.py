@@ -1,0 +1,170 @@
+"""Pictures of a benchmark: accuracy against reduction with intervals, standings with intervals."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from agents.benchmark import BenchmarkConfig, Row, TaskEntry
+from agents.benchmark.rows import objective_of, results
+from agents.report.canvas import heading, look, panel, to_svg
+from agents.report.palette import AXIS, INK, MUTED, SURFACE, Style
+from agents.report.pictures.parts import Section, style_key
+from agents.report.plotting import Axes
+from agents.report.standings import Standing
+from agents.report.words import counted, sentence
+from agents.results import Result
+from agents.statistics import Estimate, interval
+from envs.objectives import Measure
+
+_GRID = 60
+
+
+def task_section(
+    config: BenchmarkConfig, task: TaskEntry, rows: Sequence[Row], styles: Mapping[str, Style], number: int
+) -> Section | None:
+    """Accuracy against reduction on one task; None where it has no results."""
+    found = {key: result for key, result in results(rows).items() if key.task == task.name}
+    of_policy = {
+        entry.name: [result for key, result in found.items() if key.label == entry.name]
+        for entry in config.entries(task)
+    }
+    of_policy = {label: mine for label, mine in of_policy.items() if mine}
+    if not of_policy:
+        return None
+    measure = objective_of(next(iter(found.values()))).measure
+    draws: dict[str, tuple[Callable[[Axes, str, Sequence[Result]], None], str]] = {
+        "paths": (lambda axes, label, mine: _path(axes, mine, measure, styles[label]), "reward split, on the way"),
+        "finals": (lambda axes, label, mine: _final(axes, mine, measure, styles[label]), "test set, final networks"),
+    }
+    panels = []
+    with look():
+        for name, (draw, split) in draws.items():
+            figure, (axes,) = panel(310)
+            axes.axhline(0, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
+            for label, mine in of_policy.items():
+                draw(axes, label, mine)
+            axes.set_xlim(left=0)
+            axes.set_xlabel(sentence(f"{counted(measure)} removed, %"))
+            heading(axes, f"Change of accuracy, points ({split})")
+            panels.append(
+                to_svg(
+                    figure, f"{name}-{number}", f"Change of accuracy against {counted(measure)} removed, {task.name}"
+                )
+            )
+    return Section(
+        name=f"task-{number}",
+        title=f"{task.name}: accuracy against reduction",
+        text="Left: from the complete network to the final mask, mean over seeds as far as all of them go. Right: the "
+        "final networks (fine-tuned, where the entry says so). Bands, bars: 95 % intervals of the mean over seeds.",
+        legend=tuple(style_key(label, styles[label]) for label in of_policy),
+        panels=tuple(panels),
+    )
+
+
+def ranking_section(standing: Sequence[Standing]) -> Section | None:
+    """Interquartile means with their intervals; None where no policy is ranked."""
+    ranked = [place for place in standing if place.estimate is not None]
+    if not ranked:
+        return None
+    with look():
+        picture = _intervals(
+            [(place, place.estimate) for place in ranked if place.estimate],
+            "ranking",
+            "Interquartile mean of the score",
+        )
+    return Section(
+        name="ranking",
+        title="Interquartile mean",
+        text="The middle half of the scores of all runs; bars are 95 % intervals by stratified bootstrap.",
+        legend=(),
+        panels=(picture,),
+    )
+
+
+def improvement_section(standing: Sequence[Standing], first: str) -> Section | None:
+    """How likely a run of each policy beats one of the first, and of the best; None where there is no pair."""
+    best = next((place.label for place in standing if place.rank == 1), None)
+    against = {first: "over_first"} | ({} if best is None else {best: "over_best"})
+    panels = []
+    with look():
+        for number, (label, name) in enumerate(against.items()):
+            pairs = [(place, getattr(place, name)) for place in standing if getattr(place, name) is not None]
+            if pairs:
+                panels.append(_intervals(pairs, f"improvement-{number}", f"Probability to beat {label}", middle=0.5))
+    if not panels:
+        return None
+    return Section(
+        name="improvement",
+        title="Probability of improvement",
+        text="How likely a run of a policy scores higher than one of the policy it is compared with, on the same task; "
+        "a tie counts one half. Where the interval (95 %, stratified bootstrap) holds 0.5, the runs do not tell "
+        "which is better.",
+        legend=(),
+        panels=tuple(panels),
+    )
+
+
+def _path(axes: Axes, mine: Sequence[Result], measure: Measure, style: Style) -> None:
+    paths = []
+    for result in mine:
+        curve = result.curve
+        removed = curve.parameter_reduction if measure == "parameters" else curve.macs_reduction
+        change = np.array(curve.accuracy) - result.baseline_validation_accuracy
+        paths.append((100 * np.array(removed), 100 * change))
+    grid = np.linspace(0, min(removed[-1] for removed, _ in paths), _GRID)
+    drawn = np.array([np.interp(grid, removed, change) for removed, change in paths])  # [seeds, GRID]
+    mean, half = (np.array(part) for part in zip(*(interval(column) for column in drawn.T), strict=True))
+    axes.plot(grid, mean, color=style.colour, linestyle=(0, style.dashes) if style.dashes else "-")
+    if len(paths) > 1:
+        axes.fill_between(grid, mean - half, mean + half, color=style.colour, alpha=0.13, linewidth=0)
+    _mark(axes, grid[-1], mean[-1], style)
+
+
+def _final(axes: Axes, mine: Sequence[Result], measure: Measure, style: Style) -> None:
+    index = 0 if measure == "parameters" else 1
+    removed, wide = interval([100 * result.removed[index] for result in mine])
+    finals = [result.finetuned.test_accuracy if result.finetuned else result.test_accuracy for result in mine]
+    changes = [100 * (final - result.baseline_test_accuracy) for final, result in zip(finals, mine, strict=True)]
+    change, high = interval(changes)
+    axes.errorbar(
+        removed, change, np.nan_to_num(high), np.nan_to_num(wide), color=style.colour, linewidth=1.2, capsize=2
+    )
+    _mark(axes, removed, change, style)
+
+
+def _mark(axes: Axes, x: float, y: float, style: Style) -> None:
+    axes.plot(
+        x, y, style.marker, color=style.colour, markersize=8, markeredgecolor=SURFACE, markeredgewidth=1.1, zorder=5
+    )
+
+
+def _intervals(
+    places: Sequence[tuple[Standing, Estimate]], name: str, title: str, *, middle: float | None = None
+) -> Markup:
+    """A row per policy: its name, its figure, its interval."""
+    row, top, bottom = 34.0, 8.0, 40.0
+    figure, (axes,) = panel(top + bottom + row * len(places), left=8, right=14, top=top, bottom=bottom)
+    if middle is not None:
+        axes.axvline(middle, color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
+        axes.set_xlim(-0.02, 1.02)
+    for index, (place, estimate) in enumerate(places):
+        axes.plot([estimate.low, estimate.high], [index, index], color=place.style.colour, linewidth=2)
+        _mark(axes, estimate.value, index, place.style)
+        text = place.label if len(place.label) <= 44 else place.label[:43] + "\N{HORIZONTAL ELLIPSIS}"
+        axes.annotate(
+            f"{text}   {estimate.value:.3f}",
+            (0, index - 0.22),
+            xycoords=("axes fraction", "data"),
+            xytext=(2, 1),
+            textcoords="offset points",
+            va="bottom",
+            color=INK,
+        )
+    axes.set_ylim(len(places) - 0.55, -0.8)
+    axes.set_yticks([])
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.spines["bottom"].set_color(AXIS)
+    axes.set_xlabel(title)
+    return to_svg(figure, name, f"{title}, with intervals, for every policy")
