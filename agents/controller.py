@@ -4,7 +4,7 @@ import itertools
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ class ControllerTraining:
         seed: of the controller, its exploration, its replay and the environments.
         resume: go on from the run's last checkpoint.
         progress: show a progress bar.
+        on_evaluation: called with the figures of each iteration that ends with a greedy evaluation.
 
     Raises:
         FileError: there is no checkpoint to resume from, or it is corrupt.
@@ -103,9 +104,10 @@ class ControllerTraining:
         seed: int = 0,
         resume: bool = False,
         progress: bool = True,
+        on_evaluation: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
         self.controller, self.run, self.env = controller, run, env
-        self.seed, self.show_progress = seed, progress
+        self.seed, self.show_progress, self._on_evaluation = seed, progress, on_evaluation
         self.progress = Progress()
         self.episodes: list[Episode] = []
         self._evaluated: list[tuple[str, Episode]] = []
@@ -154,6 +156,8 @@ class ControllerTraining:
                 self._log(writer, record)
                 if due:
                     self._checkpoint()
+                    if self._on_evaluation is not None:
+                        self._on_evaluation(record)
                 bar.update(progress.steps - before)
                 bar.set_postfix_str(_postfix(record))
 
