@@ -1,0 +1,116 @@
+"""What evaluations bought: the best score so far against the evaluations spent, policy by policy."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from agents.benchmark import Row
+from agents.benchmark.rows import objective_of, results
+from agents.report.canvas import heading, look, panel, to_svg
+from agents.report.palette import SURFACE, Style
+from agents.report.pictures.parts import Section, style_key
+from agents.report.plotting import Axes, FuncFormatter, NullFormatter
+from agents.report.words import counted, sentence
+from agents.results import Result
+from agents.statistics import interval
+from envs.objectives import Budget, Objective, Tolerance
+
+
+def section(task: str, rows: Sequence[Row], styles: Mapping[str, Style], number: int) -> Section | None:
+    """Mean best score so far of every policy on one task; None where no run recorded it.
+
+    Args:
+        task: its name in the benchmark.
+        rows: of the benchmark.
+        styles: of its policies by label; drawn in this order.
+        number: of the task, for names that are unique within the page.
+    """
+    found = {key: result for key, result in results(rows).items() if key.task == task and result.scores}
+    if not found:
+        return None
+    objective = objective_of(next(iter(found.values())))
+    drawn = []
+    with look():
+        figure, (axes,) = panel(330, width=640)
+        for label, style in styles.items():
+            mine = [result for key, result in found.items() if key.label == label and objective_of(result) == objective]
+            if mine and _draw(axes, mine, objective, style):
+                drawn.append(label)
+        axes.set_xscale("log")
+        axes.set_xlim(left=1)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("Evaluations spent (steps and probes), logarithmic")
+        heading(axes, _title(objective))
+        picture = to_svg(figure, f"scores-{number}", f"Best score so far against evaluations spent, {task}")
+    return Section(
+        name=f"scores-{number}",
+        title=f"{task}: what evaluations bought",
+        text="The best state so far by the reward split, mean over seeds, with 95 % intervals. A line begins where "
+        "all seeds have met the objective, and ends where the first of them had no evaluations left. Those of a "
+        "controller's training are spread evenly over its episodes.",
+        legend=tuple(style_key(label, styles[label]) for label in drawn),
+        panels=(picture,),
+        wide=True,
+    )
+
+
+def mean_of_steps(
+    curves: Sequence[Sequence[tuple[float, float]]], ends: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of step curves, and half the width of its 95 % interval.
+
+    Args:
+        curves: of each run: where it rises, ascending, and to what.
+        ends: of each curve.
+
+    Returns:
+        Where any curve rises, from 1 and where all have begun to where the first ends, that end included; mean and
+        half width there; each ``[P]``, empty where the first ends before the last begins.
+    """
+    start, end = max([1.0, *(curve[0][0] for curve in curves)]), min(ends)
+    if start > end:
+        return np.empty(0), np.empty(0), np.empty(0)
+    places = {float(x) for curve in curves for x, _ in curve if start < x < end}
+    grid = np.array(sorted({start, end} | places))
+    values = []
+    for curve in curves:
+        x, y = np.array(curve, dtype=np.float64).T
+        values.append(y[np.searchsorted(x, grid, side="right") - 1])
+    mean, half = zip(*(interval(column) for column in np.array(values).T), strict=True)
+    return grid, np.array(mean), np.array(half)
+
+
+def _draw(axes: Axes, mine: Sequence[Result], objective: Objective, style: Style) -> bool:
+    """Draw a policy; false where its runs have no stretch in common."""
+    curves = [[(x, _shown(score, result, objective)) for x, score in result.scores or ()] for result in mine]
+    x, mean, half = mean_of_steps(curves, [result.evaluations for result in mine])
+    if not len(x):
+        return False
+    axes.plot(x, mean, color=style.colour, linestyle=(0, style.dashes) if style.dashes else "-", drawstyle="steps-post")
+    if len(mine) > 1:
+        axes.fill_between(x, mean - half, mean + half, step="post", color=style.colour, alpha=0.13, linewidth=0)
+    axes.plot(
+        x[-1],
+        mean[-1],
+        style.marker,
+        color=style.colour,
+        markersize=8,
+        markeredgecolor=SURFACE,
+        markeredgewidth=1.1,
+        zorder=5,
+    )
+    return True
+
+
+def _shown(score: float, result: Result, objective: Objective) -> float:
+    """A score as the axis shows it: seeds differ in their baselines, so accuracies are changes."""
+    if isinstance(objective, Budget):
+        return 100 * (score - result.baseline_validation_accuracy)
+    return 100 * score if isinstance(objective, Tolerance) else score
+
+
+def _title(objective: Objective) -> str:
+    if isinstance(objective, Tolerance):
+        return sentence(f"{counted(objective.measure)} removed within tolerance, %")
+    return "Accuracy minus baseline at the target, points" if isinstance(objective, Budget) else "Score"
