@@ -62,7 +62,7 @@ class EvolutionSearch(EpisodeSearch):
         rules: Sequence[str] = ("uniform:l1", "global:l1"),
         population: int = 16,
         sample: int = 4,
-        children: int = 16,
+        children: int = 64,
     ) -> None:
         super().__init__(seed, environment_steps)
         if not rules or min(population, sample, children) < 1:
