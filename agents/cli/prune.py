@@ -20,7 +20,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--policy",
         required=True,
-        help="random, uniform:l1, global:snip, pca:l1, lookahead, search:random, r2d2:RUN_DIRECTORY; a wrong name "
+        help="random, uniform:l1, global:snip, pca:l1, lookahead, search:evolution, r2d2:RUN_DIRECTORY; a wrong name "
         "lists all. Its own settings are given as policy.KEY=VALUE, e.g. policy.candidates=8",
     )
     parser.add_argument("--finetune", action="store_true", help="fine-tune the result as the task says")

@@ -36,6 +36,11 @@ def section(task: str, rows: Sequence[Row], styles: Mapping[str, Style], number:
             mine = [result for key, result in found.items() if key.label == label and objective_of(result) == objective]
             if mine and _draw(axes, mine, objective, style):
                 drawn.append(label)
+        if drawn:
+            # The bands of a few seeds would dwarf the lines.
+            means = np.concatenate([np.asarray(line.get_ydata()) for line in axes.get_lines()])
+            margin = 0.08 * max(np.ptp(means), 1e-6)
+            axes.set_ylim(means.min() - margin, means.max() + margin)
         axes.set_xscale("log")
         axes.set_xlim(left=1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
