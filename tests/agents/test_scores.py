@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents.benchmark import Row
 from agents.policy import make_policy
-from agents.report.pictures.scores import mean_of_steps
+from agents.report.palette import assign, css
+from agents.report.pictures.scores import mean_of_steps, section
 from agents.results import Result
 from agents.running import Spent, run_policy
 from agents.scores import BestSoFar
@@ -121,3 +123,23 @@ def test_the_mean_of_step_curves_is_that_at_every_place(drawn: tuple) -> None:
         values = [[height for place, height in curve if place <= x][-1] for curve in curves]
         at = np.searchsorted(grid, x, side="right") - 1  # a step: nothing changes between two places
         np.testing.assert_allclose((mean[at], half[at]), interval(values))
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=IDS)
+def test_the_picture_shows_the_policies_that_recorded_a_curve(goal: Objective, task: TaskConfig) -> None:
+    env = environment(task, goal)
+    rows = []
+    for label in ("random", "uniform:l1", "old"):
+        for seed in range(2):
+            policy = make_policy("random" if label == "old" else label, seed=seed)
+            result = run_policy(env, policy, label, seed=seed).result
+            if label == "old":
+                result = result.model_copy(update={"scores": None})
+            rows.append(Row(task="digits", label=label, seed=seed, result=result))
+    styles = assign(["random", "uniform:l1", "old"], None)
+    shown = section("digits", rows, styles, 0)
+    assert shown is not None
+    assert [key.label for key in shown.legend] == ["random", "uniform:l1"]
+    assert css(styles["random"].colour) in shown.panels[0] and css(styles["old"].colour) not in shown.panels[0]
+    assert section("another", rows, styles, 0) is None
+    assert section("digits", rows[-2:], styles, 0) is None
