@@ -44,10 +44,16 @@ def env(task: TaskConfig) -> PruningEnv:
     return PruningEnv(task)
 
 
-@pytest.fixture
-def flags(weights: Path) -> list[str]:
+@pytest.fixture(scope="session")
+def small_flags(weights: Path) -> list[str]:
     """The small task, as command line arguments."""
     return ["--task", "digits/convnet", "--weights", str(weights), *SMALL]
+
+
+@pytest.fixture
+def flags(small_flags: list[str]) -> list[str]:
+    """A copy of them."""
+    return list(small_flags)
 
 
 @pytest.fixture
