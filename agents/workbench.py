@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from agents.baselines.pro import ProAllocation
+from agents.epoch_log import epoch_log
 from agents.finetuning import finetune
 from agents.policy import Policy
 from agents.results import Finetuned, Result
@@ -85,14 +86,14 @@ def save_plans(run: RunDirectory, policy: Policy) -> None:
 
 def finetune_outcome(run: RunDirectory, env: PruningEnv, *, progress: bool, resume: bool = False) -> Finetuned:
     """Fine-tune the recognizer's current compact network as its task says, and save the network."""
-    config = env.task.recognizer.finetuning
-    network, finetuned = finetune(
-        env.recognizer,
-        config,
-        progress=progress,
-        checkpoint=run.path / "finetuning.checkpoint",
-        resume=resume,
-        on_epoch=lambda record: run.add_line(run.finetuning, asdict(record)),
-    )
+    with epoch_log(run, "finetuning") as on_epoch:
+        network, finetuned = finetune(
+            env.recognizer,
+            env.task.recognizer.finetuning,
+            progress=progress,
+            checkpoint=run.path / "finetuning.checkpoint",
+            resume=resume,
+            on_epoch=on_epoch,
+        )
     save_compact(run.finetuned, network, env.recognizer.blueprint)
     return finetuned

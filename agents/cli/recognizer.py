@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_task
 from agents.cli.output import note, table
-from recognizers.errors import ConfigurationError, WeightsError
+from recognizers.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from recognizers.blueprint import Blueprint
-    from recognizers.training import EpochRecord
 
 CONVERSIONS = ("serial", "skip")
 
 _COMPARED_IMAGES = 128
-_TOLERANCE = 1e-4  # of the largest logit: float32 through dozens of layers stays far below, a mistake far above
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -82,6 +80,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run_train(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train from scratch."""
+    from agents.epoch_log import epoch_log
     from agents.run_directory import RunDirectory, RunSettings
     from recognizers.baseline import Baseline
     from recognizers.config import prepare, prepare_trained, save_weights, starting_point
@@ -101,36 +100,34 @@ def run_train(arguments: argparse.Namespace) -> dict[str, Any]:
     directory.write_settings(RunSettings(command="recognizer train", task=task, seed=arguments.seed))
     note(f"{task.name}: training {config.architecture} in {directory.path}", quiet=arguments.json)
 
-    def on_epoch(record: "EpochRecord") -> None:
-        directory.add_line(directory.training, asdict(record))
-
-    result = train(
-        network,
-        parts.splits,
-        parts.normalization,
-        config.training,
-        progress=not arguments.json,
-        checkpoint=directory.path / "training.checkpoint",
-        resume=arguments.resume,
-        on_epoch=on_epoch,
-    )
-    baseline = Baseline(
-        network,
-        parts.splits,
-        parts.normalization,
-        precision="float32",
-        blueprint=parts.blueprint,
-        history=result.history,
-        provenance=provenance,
-    )
-    baseline = prepare_trained(
-        config,
-        baseline,
-        progress=not arguments.json,
-        checkpoint=directory.path / "retraining.checkpoint",
-        resume=arguments.resume,
-        on_epoch=on_epoch,
-    )
+    with epoch_log(directory, "training") as on_epoch:
+        result = train(
+            network,
+            parts.splits,
+            parts.normalization,
+            config.training,
+            progress=not arguments.json,
+            checkpoint=directory.path / "training.checkpoint",
+            resume=arguments.resume,
+            on_epoch=on_epoch,
+        )
+        baseline = Baseline(
+            network,
+            parts.splits,
+            parts.normalization,
+            precision="float32",
+            blueprint=parts.blueprint,
+            history=result.history,
+            provenance=provenance,
+        )
+        baseline = prepare_trained(
+            config,
+            baseline,
+            progress=not arguments.json,
+            checkpoint=directory.path / "retraining.checkpoint",
+            resume=arguments.resume,
+            on_epoch=on_epoch,
+        )
     save_weights(directory.recognizer, baseline.state, baseline.blueprint, baseline.provenance)
     selection, test = (baseline.measure(baseline.network, split) for split in ("selection", "test"))
     summary = directory.write_summary(
@@ -197,6 +194,7 @@ def run_convert(arguments: argparse.Namespace) -> dict[str, Any]:
     from recognizers.config import save_weights
     from recognizers.costs import count_cost
     from recognizers.evaluation import predict
+    from recognizers.export import check_agreement
 
     if arguments.out.suffix != ".safetensors" or arguments.out.exists():
         reason = "exists already" if arguments.out.exists() else "must end in .safetensors"
@@ -213,12 +211,8 @@ def run_convert(arguments: argparse.Namespace) -> dict[str, Any]:
     expected, actual = (
         predict(each, train[chosen], recognizer.normalization, precision="float32") for each in (source, network)
     )
-    difference, largest = float((actual - expected).abs().max()), float(expected.abs().max())
-    if not difference <= _TOLERANCE * largest:  # which NaN fails, too
-        raise WeightsError(
-            f"{blueprint.architecture} computes other logits than {recognizer.architecture}: they differ by "
-            f"{difference:.2g}, of {largest:.2g}; nothing is written"
-        )
+    difference = check_agreement(expected, actual, blueprint.architecture, recognizer.architecture)
+    largest = float(expected.abs().max())
     save_weights(arguments.out, network.state_dict(), blueprint, recognizer.baseline.provenance)
     example = recognizer.normalization.normalize(train[:1].to(recognizer.device))
     before, after = (count_cost(each, example) for each in (source, network))

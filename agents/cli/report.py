@@ -21,7 +21,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the report."""
     from agents.report import write_report
     from agents.report.benchmark import rewrite_benchmark
+    from agents.report.finetuning import write_finetuning_report
+    from agents.run_directory import RunDirectory
 
     directory: Path = arguments.directory
-    page = (rewrite_benchmark if (directory / "results.jsonl").is_file() else write_report)(directory)
+    files = RunDirectory(directory)
+    if (directory / "results.jsonl").is_file():
+        page = rewrite_benchmark(directory)
+    elif files.finetuning.is_file() and not files.episodes.is_file():
+        page = write_finetuning_report(directory)
+    else:
+        page = write_report(directory)
     return {"command": "report", "report": str(page), "_text": f"report: {page}"}

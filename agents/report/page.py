@@ -62,8 +62,8 @@ def _sections(run: Run) -> list[Section]:
         layers.section(run),
         polylines.section(run),
         learning.section(run) if learning.learned(run) else None,
-        training.section(run, "training"),
-        training.section(run, "finetuning"),
+        training.section(run.training, "training"),
+        training.section(run.finetuning, "finetuning"),
     ]
     return [section for section in candidates if section is not None]
 

@@ -9,7 +9,7 @@ from agents.report.canvas import heading, look, panel, thin, to_svg, whole_ticks
 from agents.report.palette import AXIS, COLOURS, INK, css
 from agents.report.pictures.parts import Key, Section
 from agents.report.plotting import Axes, MaxNLocator
-from agents.report.run import History, Run
+from agents.report.run import History
 
 _ACCENT = COLOURS["accent"][0]
 _ACCURACIES = (("train_accuracy", "training images", AXIS), ("held_out_accuracy", "held-out images", _ACCENT))
@@ -21,9 +21,8 @@ _TEXTS = {
 }
 
 
-def section(run: Run, which: Literal["training", "finetuning"]) -> Section | None:
+def section(history: History, which: Literal["training", "finetuning"]) -> Section | None:
     """Accuracy beside loss and learning rate; None where nothing was recorded."""
-    history = run.training if which == "training" else run.finetuning
     panels = _panels(history, which)
     if not panels:
         return None
