@@ -11,7 +11,18 @@ from agents.cli import main
 from recognizers.compact_file import load_compact
 from recognizers.files import read_tensors
 
-COMMANDS = ["quickstart", "recognizer", "train", "prune", "benchmark", "finetune", "validate", "report"]
+COMMANDS = [
+    "quickstart",
+    "recognizer",
+    "train",
+    "prune",
+    "benchmark",
+    "finetune",
+    "export",
+    "measure",
+    "validate",
+    "report",
+]
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

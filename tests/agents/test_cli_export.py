@@ -1,4 +1,4 @@
-"""`zeroout export` as a user meets it."""
+"""`zeroout export` and `zeroout measure` as a user meets them."""
 
 import json
 import shutil
@@ -124,3 +124,25 @@ def test_errors(run: Path, flags: list[str], capsys: pytest.CaptureFixture[str])
     mask.unlink()
     assert "holds no mask" in fails(capsys, "export", "run", "--to", "compact")
     assert not list(run.glob("pruned*"))
+
+
+def test_measure_shows_original_and_pruned(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # ONNX takes long, and is tested elsewhere
+    _, out, _ = call(
+        capsys, "measure", "run", "--batch-sizes", "1,3", "--rounds", "3", "--warmup", "0", "--threads", "1", "--json"
+    )
+    measured = json.loads(out)
+    summary = json.loads((run / "summary.json").read_text())
+    for figure, reduction in (("parameters", "parameter_reduction"), ("macs", "macs_reduction")):
+        share = measured["pruned"][figure] / measured["original"][figure]
+        assert share == pytest.approx(1 - summary[reduction])
+    timings = measured["timings"]
+    assert [(each["runtime"], each["batch_size"]) for each in timings] == [("torch", 1), ("torch", 3)]
+    assert timings[0]["threads"] == 1 and timings[0]["pruned"]["passes"] == 3
+
+
+def test_measure_refuses_what_it_cannot_do(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, value in (("--rounds", "0"), ("--threads", "0"), ("--batch-sizes", "1,x"), ("--batch-sizes", "0")):
+        assert flag in fails(capsys, "measure", "run", flag, value)
