@@ -81,7 +81,8 @@ class Key(NamedTuple):
 class BenchmarkConfig(BaseModel):
     """A benchmark: tasks x policies x seeds.
 
-    Each seed divides the data anew and trains a recognizer of its own, which all policies share.
+    Each seed divides the data anew and trains a recognizer of its own, which all policies share. Overrides that all
+    tasks have in common may stand beside them, under ``overrides``; those of each task come after them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -93,6 +94,21 @@ class BenchmarkConfig(BaseModel):
         min_length=1, description="in this order; the first is compared with all others"
     )
     time_limit: float = Field(6 * 3600, gt=0, description="seconds that a run may take, fine-tuning included")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _common_overrides(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or "overrides" not in content:
+            return content
+        common, tasks = content["overrides"], content.get("tasks")
+        if not isinstance(common, list | tuple) or not isinstance(tasks, list | tuple):
+            raise ValueError("overrides is a list of dotted key=value settings, beside a list of tasks")
+        rest = {key: value for key, value in content.items() if key != "overrides"}
+        merged = [
+            {**task, "overrides": [*common, *task.get("overrides", ())]} if isinstance(task, dict) else task
+            for task in tasks
+        ]
+        return {**rest, "tasks": merged}
 
     @model_validator(mode="after")
     def _names(self) -> "BenchmarkConfig":

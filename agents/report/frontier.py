@@ -1,24 +1,27 @@
 """The picture of a benchmark: test accuracy against what was removed, a line per policy or as the entries say."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from agents.benchmark import BenchmarkConfig, Row, TaskEntry
+from agents.benchmark import BenchmarkConfig, Key, Row, TaskEntry
 from agents.benchmark.rows import results
 from agents.report.canvas import heading, look, panel
 from agents.report.palette import Style, assign
 from agents.report.plotting import Axes
 from agents.results import Result
 from agents.statistics import interval
+from envs.objectives import Objective
 from recognizers.files import atomic_path
 
 
 def save_frontier(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> None:
-    """Write a PNG with means over seeds and 95 % intervals, a panel per task; entries of one line are joined.
+    """Write a PNG with means over seeds and 95 % intervals; entries of one line are joined.
 
-    Accuracies are those after fine-tuning, where there was any; MACs are counted against the unprepared network.
+    Tasks on one network with one kind of objective (budgets of several sizes, say) share a panel. Accuracies are those
+    after fine-tuning, where there was any; MACs are counted against the unprepared network.
 
     Args:
         config: of the benchmark.
@@ -29,27 +32,37 @@ def save_frontier(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> N
         FileError: the picture cannot be written.
     """
     styles = assign(list(dict.fromkeys(entry.joined for entry in config.policies)), None)
-    tasks = len(config.tasks)
+    groups = _groups(config)
+    count = len(groups)
     with look(), atomic_path(path) as temporary:
-        figure, panels = panel(68 + 392 * tasks + 76 * (tasks - 1), width=760, right=190, rows=tasks, gap=76)
+        figure, panels = panel(68 + 392 * count + 76 * (count - 1), width=760, right=190, rows=count, gap=76)
         figure.set_facecolor("white")
-        for axes, task in zip(panels, config.tasks, strict=True):
-            found = [(key.label, result) for key, result in results(rows).items() if key.task == task.name]
-            _draw(axes, config, task, found, styles)
+        for axes, tasks in zip(panels, groups, strict=True):
+            _draw(axes, config, tasks, results(rows), styles)
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+
+
+def _groups(config: BenchmarkConfig) -> list[list[TaskEntry]]:
+    """Tasks that share a panel."""
+    groups: dict[tuple[str, type[Objective]], list[TaskEntry]] = {}
+    for task in config.tasks:
+        first = Key(task.name, config.entries(task)[0].name, config.seeds[0])
+        groups.setdefault((task.task, type(config.settings(first).objective)), []).append(task)
+    return list(groups.values())
 
 
 def _draw(
     axes: Axes,
     config: BenchmarkConfig,
-    task: TaskEntry,
-    found: Sequence[tuple[str, Result]],
+    tasks: Sequence[TaskEntry],
+    found: Mapping[Key, Result],
     styles: dict[str, Style],
 ) -> None:
     for line, style in styles.items():
         points = []
-        for entry in config.entries(task):
-            mine = [result for label, result in found if label == entry.name and entry.joined == line]
+        for task, entry in itertools.product(tasks, config.policies):
+            keys = [Key(task.name, entry.name, seed) for seed in config.seeds if entry.joined == line]
+            mine = [found[key] for key in keys if key in found]
             if mine:
                 removed, _ = interval([100 * result.removed[1] for result in mine])
                 points.append((removed, *interval([100 * (each.finetuned or each).test_accuracy for each in mine])))
@@ -66,11 +79,13 @@ def _draw(
             label=line,
             capsize=2,
         )
-    first = config.entries(task)[0].name  # others may start from a recognizer that is prepared, or not trained at all
-    baselines = [100 * result.baseline_test_accuracy for label, result in found if label == first]
+    # Others may start from a recognizer that is prepared, or not trained at all.
+    first = [Key(tasks[0].name, config.entries(tasks[0])[0].name, seed) for seed in config.seeds]
+    baselines = [100 * found[key].baseline_test_accuracy for key in first if key in found]
     if baselines:
         axes.axhline(sum(baselines) / len(baselines), color="#5c6570", linestyle=(0, (4, 3)), linewidth=1)
-    if found:
+    if any(key.task in {task.name for task in tasks} for key in found):
         axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    heading(axes, f"Test accuracy, % ({task.name}; dashed: unpruned)")
+    name = tasks[0].name if len(tasks) == 1 else tasks[0].task
+    heading(axes, f"Test accuracy, % ({name}; dashed: unpruned)")
     axes.set_xlabel("MACs removed, %")

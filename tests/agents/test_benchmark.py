@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from agents.benchmark import BenchmarkConfig, Key, Row, load_benchmark, read_rows
 from agents.benchmark.engine import run_benchmark
@@ -23,6 +24,7 @@ from agents.benchmark.table import csv_table, markdown_table
 from agents.cli import main
 from agents.policy import check_policy
 from agents.statistics import interval
+from envs.objectives import Tolerance
 from recognizers.config import WEIGHTS_VARIABLE
 from recognizers.errors import ConfigurationError, FileError, UnknownNameError
 from recognizers.files import read_json, write_json, write_text
@@ -302,6 +304,34 @@ def test_contradictions_are_refused(home: Path, before: str, after: str, message
     write_text("bad.yaml", CONFIG.replace(before, after))
     with pytest.raises(ConfigurationError, match=message):
         load_benchmark("bad.yaml")
+
+
+def test_common_overrides_come_before_those_of_a_task() -> None:
+    common = ["objective.drop=0.02", "actions.per_layer=4"]
+    tasks = [
+        {"task": "digits/convnet", "label": "mine", "overrides": ["objective.drop=0.1"]},
+        {"task": "digits/convnet"},
+    ]
+    rest = {"seeds": [0], "policies": [{"policy": "random"}]}
+    config = BenchmarkConfig.model_validate({"overrides": common, "tasks": tasks, **rest})
+    assert config.task("mine").overrides == (*common, "objective.drop=0.1")
+    assert config.task("digits/convnet").overrides == tuple(common)
+    assert BenchmarkConfig.model_validate(config.model_dump(mode="json")) == config
+    drops = [config.settings(key).objective for key in config.runs()]
+    assert [objective.drop for objective in drops if isinstance(objective, Tolerance)] == [0.1, 0.02]
+
+
+@pytest.mark.parametrize("common", ["objective.drop=0.02", 3, None])
+def test_common_overrides_that_are_no_list_are_refused(common: object) -> None:
+    with pytest.raises(ValidationError, match="list of dotted key=value"):
+        BenchmarkConfig.model_validate(
+            {
+                "overrides": common,
+                "tasks": [{"task": "digits/convnet"}],
+                "seeds": [0],
+                "policies": [{"policy": "random"}],
+            }
+        )
 
 
 def test_an_unknown_policy_is_refused_before_anything_runs(config: str) -> None:

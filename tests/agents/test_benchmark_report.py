@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from agents.benchmark import BenchmarkConfig, Row, read_rows
 from agents.benchmark.rows import score
 from agents.cli import main
 from agents.cli.main import parse
 from agents.report.benchmark import write_benchmark
+from agents.report.frontier import save_frontier
 from agents.report.standings import standings
 from agents.results import Curve, Result
 from agents.statistics import interquartile_mean, probability_of_improvement
@@ -212,3 +214,21 @@ def test_the_guides_commands_are_understood(guided: None) -> None:
 def test_committed_smoke_results_are_complete() -> None:
     rows = read_rows(ROOT / "configs" / "benchmarks" / "results" / "smoke" / "results.jsonl")
     assert len(rows) == 21 and all(row.result and row.chosen for row in rows)
+
+
+def sized(label: str, macs: float) -> dict[str, object]:
+    return {"task": "digits/convnet", "label": label, "overrides": [f"objective={{kind: budget, macs: {macs}}}"]}
+
+
+def test_budgets_of_one_network_share_a_panel(tmp_path: Path) -> None:
+    policies = [{"policy": "random"}, {"policy": "uniform:l1"}]
+    tasks = [sized("half", 0.5), sized("quarter", 0.25), {"task": "digits/convnet"}]
+    config = BenchmarkConfig.model_validate({"tasks": tasks, "seeds": [0], "policies": policies})
+    few = [row(key.task, key.label, key.seed, 0.4) for key in config.runs()]
+    path = tmp_path / "accuracy.png"
+    save_frontier(config, few, path)
+    together = imread(path)
+    apart = BenchmarkConfig.model_validate({"tasks": tasks[:2], "seeds": [0], "policies": policies})
+    save_frontier(apart, [each for each in few if each.task != "digits/convnet"], path)
+    alone = imread(path)
+    assert alone.shape[0] < 0.6 * together.shape[0]  # one panel against two
