@@ -30,7 +30,7 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,onnx]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,onnx,serve]"
 	touch $@
 
 clean:

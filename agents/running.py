@@ -1,7 +1,7 @@
 """Running one policy on one task: play, choose the final mask, measure it once on the test split."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Never
 
@@ -49,6 +49,7 @@ def run_policy(
     progress: bool = False,
     also: Sequence[Episode] = (),
     spent: Spent | None = None,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:
     """Let a policy prune, then choose and measure its final mask.
 
@@ -60,6 +61,7 @@ def run_policy(
         progress: show a progress bar of the policy's own episode.
         also: episodes played before, whose masks are candidates, too.
         spent: what they cost.
+        on_step: called with the info of every step of the policy's own episode.
     """
     spent = spent or Spent()
     steps, evaluations, phases = env.environment_steps, env.evaluations, env.seconds
@@ -67,8 +69,14 @@ def run_policy(
     best.take(also, spent.evaluations)
     started = time.perf_counter()
     with best.watching(env, spent.evaluations), tqdm(desc=name, unit="step", disable=not progress) as bar:
+
+        def after(info: dict[str, Any]) -> None:
+            _advance(bar, info)
+            if on_step is not None:
+                on_step(info)
+
         policy.reset(env)
-        own = play(env, policy.act, seed=seed, policy=name, on_step=lambda info: _advance(bar, info))
+        own = play(env, policy.act, seed=seed, policy=name, on_step=after)
     played = time.perf_counter()
     spent = Spent(
         spent.environment_steps + env.environment_steps - steps,
