@@ -1,7 +1,6 @@
 """The algorithm: asynchronous sampling, throttled learning from prioritised sequences, exact checkpoints."""
 
 import tempfile
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +53,8 @@ REPLAY_SEQUENCES = "replay_sequences"
 
 SAMPLE_WAIT_S = 0.05
 """How long to wait for runners in one round; short, because a round waits for all of them."""
+DEATH_WAIT_S = 1.0
+"""How long to wait in one round for a runner's return while all are dead."""
 
 
 def to_learner_batch(batch: SequenceBatch) -> MultiAgentBatch:
@@ -98,7 +99,6 @@ class R2D2(DQN):
         self._replay_age = 0.0
         self._demonstrated: MixedReplay | None = None
         self._updates_due = 0.0
-        self._last_probe = time.monotonic()
         super().setup(config)
 
     @override(Algorithm)
@@ -247,13 +247,25 @@ class R2D2(DQN):
 
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
-        """Try to bring dead runners back, but rarely while others live: every attempt may block for a long time."""
-        now = time.monotonic()
-        alive = env_runner_group.num_healthy_remote_workers() > 0
-        if alive and now - self._last_probe < self.config.runner_probe_interval_s:
+        """Take runners back into service that Ray has started again.
+
+        RLlib would wait for the dead ones in each round. Here each has one request open, which it answers when it is
+        back.
+        """
+        alive = set(env_runner_group.healthy_worker_ids())
+        dead = [index for index in range(1, env_runner_group.num_remote_workers() + 1) if index not in alive]
+        if not dead:
             return []
-        self._last_probe = now
-        restored: list[int] = super().restore_env_runners(env_runner_group)
+        answers = env_runner_group.foreach_env_runner_async_fetch_ready(
+            func="ping",
+            tag="ping",
+            timeout_seconds=0.0 if alive else DEATH_WAIT_S,
+            mark_healthy=True,
+            healthy_only=False,
+            remote_worker_ids=dead,
+            return_actor_ids=True,
+        )
+        restored = [index for index, _ in answers]
         if restored:
             self._sync_runners()
         return restored
@@ -281,7 +293,11 @@ class R2D2(DQN):
 
     @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`get_state`. Environments start new episodes; growing ones stay as they are."""
+        """Continue from :meth:`get_state`.
+
+        Where this process samples, episodes go on where they were. Remote runners start new ones; what replay holds of
+        the old ones stays as it is.
+        """
         super().set_state(state)
         if COMPONENT_R2D2 in state:
             own = state[COMPONENT_R2D2]

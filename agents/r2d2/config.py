@@ -78,7 +78,6 @@ class R2D2Config(DQNConfig):
         self.branch_share = 0.25
         self.demonstration_share = 0.0
         self.demonstration_anneal_steps = 0
-        self.runner_probe_interval_s = 60.0
         self.run_directory: str | None = None
 
     @override(DQNConfig)
@@ -210,16 +209,14 @@ class R2D2Config(DQNConfig):
         fields.update({name: value for name, value in given.items() if value is not NotProvided})
         return self._assign(network_config=NetworkConfig(**fields), action_table=action_table)
 
-    def run(self, *, directory: str | None = NotProvided, runner_probe_interval_s: float = NotProvided) -> Self:
-        """Set where and how the algorithm runs.
+    def run(self, *, directory: str | None = NotProvided) -> Self:
+        """Set where the algorithm runs.
 
         Args:
             directory: for RLlib's own files. Without one a temporary directory is used and removed again; nothing is
                 written to the user's home.
-            runner_probe_interval_s: seconds between attempts to reach dead runners. Every attempt may block for
-                ``env_runner_health_probe_timeout_s``.
         """
-        return self._assign(run_directory=directory, runner_probe_interval_s=runner_probe_interval_s)
+        return self._assign(run_directory=directory)
 
     def _assign(self, **values: Any) -> Self:
         for name, value in values.items():

@@ -145,7 +145,6 @@ def fragment_from_rllib(episode: SingleAgentEpisode, probed: Sequence[ProbedStep
         probed: what was probed at its steps.
     """
     observations = {key: np.asarray(value) for key, value in as_mapping(episode.get_observations()).items()}
-    seed = episode.get_infos(0).get("episode_seed") if episode.t_started == 0 else None
     return Fragment(
         episode_id=episode.id_,
         start=episode.t_started,
@@ -155,10 +154,16 @@ def fragment_from_rllib(episode: SingleAgentEpisode, probed: Sequence[ProbedStep
         states={key: np.asarray(value) for key, value in episode.get_extra_model_outputs(Columns.STATE_OUT).items()},
         terminated=bool(episode.is_terminated),
         truncated=bool(episode.is_truncated),
-        episode_seed=None if seed is None else int(seed),
+        episode_seed=seed_of(episode) if episode.t_started == 0 else None,
         branches=branches_of(probed, observations),
         probes=sum(len(step.probes) for step in probed),
     )
+
+
+def seed_of(episode: SingleAgentEpisode) -> int | None:
+    """The seed that the environment reported at the reset with which an episode begins, if it did."""
+    seed = episode.get_infos(0).get("episode_seed")
+    return None if seed is None else int(seed)
 
 
 def branches_of(probed: Sequence[ProbedStep], observations: Arrays) -> Branches:

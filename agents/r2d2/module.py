@@ -35,6 +35,7 @@ class R2D2TorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetA
     Attributes:
         actor_epsilon: exploration rate of each environment of this runner, ``[B]``; set by the runner, and left alone
             by weight synchronisation because it is no parameter.
+        generator: what exploration draws from; set by the runner, torch's global one otherwise.
     """
 
     @override(TorchRLModule)
@@ -52,6 +53,7 @@ class R2D2TorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetA
             self.model_config["action_table"],
         )
         self.actor_epsilon: Tensor = torch.ones(1)
+        self.generator: torch.Generator | None = None
 
     @override(RLModule)
     def get_initial_state(self) -> dict[str, NDArray[np.float32]]:
@@ -79,7 +81,7 @@ class R2D2TorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetA
         with torch.no_grad():
             out = self.compute_q_values(batch)
             q, mask = out[QF_PREDS][:, -1], self.network.action_mask(batch[Columns.OBS])[:, -1]  # [B, A]
-            proposals = propose(q, mask, epsilons.to(q.device).expand(len(q)), count)  # [B, K]
+            proposals = propose(q, mask, epsilons.to(q.device).expand(len(q)), count, self.generator)  # [B, K]
         acting = {Columns.ACTIONS: proposals[:, :1], Columns.STATE_OUT: out[Columns.STATE_OUT]}
         return acting if count == 1 else {**acting, PROPOSALS: proposals.unsqueeze(1)}
 

@@ -318,8 +318,6 @@ class TestTraining:
     def test_a_killed_runner_comes_back(self, home: Path, files: TaskConfig) -> None:
         run = RunDirectory.create(Path("run"), "train")
         trained = training(run, files, 2, 3000)
-        impatient = trained.algorithm.config.copy(copy_frozen=False)
-        trained.algorithm.config = impatient.run(runner_probe_interval_s=1.0)
         remove_files(files)
         try:
             trained.algorithm.train()

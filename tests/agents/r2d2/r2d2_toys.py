@@ -25,8 +25,8 @@ class TMaze(gym.Env[dict[str, Any], int]):
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
-        self.episode_seed = int(self.np_random.integers(2**31))
-        self.cue = 1 if self.np_random.random() < 0.5 else -1
+        self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        self.cue = 1 if np.random.default_rng(self.episode_seed).random() < 0.5 else -1
         self.time = 0
         return self._observe(), {"episode_seed": self.episode_seed}
 

@@ -241,7 +241,6 @@ def test_unsuitable_spaces_are_refused(cluster):
 @pytest.mark.slow
 def test_two_remote_runners_learn_and_survive_a_death(maze_config, cluster):
     config = maze_config.env_runners(num_env_runners=2, num_envs_per_env_runner=2, num_cpus_per_env_runner=0.5)
-    config.run(runner_probe_interval_s=1.0).fault_tolerance(env_runner_health_probe_timeout_s=5.0)
     algorithm = config.build_algo()
     try:
         algorithm.train()
