@@ -6,7 +6,19 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agents.cli import benchmark, controller, export, finetune, measure, prune, quickstart, recognizer, report, validate
+from agents.cli import (
+    benchmark,
+    controller,
+    export,
+    finetune,
+    measure,
+    prune,
+    quickstart,
+    recognizer,
+    report,
+    serve,
+    validate,
+)
 from agents.cli.output import print_summary
 from recognizers.errors import ZeroOutError
 
@@ -23,7 +35,19 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (quickstart, recognizer, controller, prune, benchmark, finetune, export, measure, validate, report):
+    for module in (
+        quickstart,
+        recognizer,
+        controller,
+        prune,
+        benchmark,
+        finetune,
+        export,
+        measure,
+        validate,
+        report,
+        serve,
+    ):
         module.add_parser(commands)
     return parser
 

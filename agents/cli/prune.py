@@ -24,6 +24,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "lists all. Its own settings are given as policy.KEY=VALUE, e.g. policy.candidates=8",
     )
     parser.add_argument("--finetune", action="store_true", help="fine-tune the result as the task says")
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="have a `zeroout serve` do it and fetch the result; its token, where needed, is read from ZEROOUT_TOKEN. "
+        "The policy may be controller:NAME, one that it serves",
+    )
     add_task(parser)
     add_run(parser)
     add_common(parser)
@@ -32,6 +38,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the policy."""
+    if arguments.server is not None:
+        from agents.cli import remote
+
+        return remote.run(arguments)
     from agents.policy import make_policy, suited
     from agents.run_directory import RunDirectory, RunSettings
     from agents.running import run_policy

@@ -27,7 +27,7 @@ from agents.service.errors import ServiceError
 _HEADER = 1024
 """Bytes that the header of a state's file has at most."""
 Batch = dict[str, Tensor]
-"""Tensors of B episodes side by side, ``[B, ...]``: observations, previous actions and rewards, valid actions, state."""
+"""Tensors of B episodes side by side, ``[B, ...]``: observations, what came before them, valid actions, state."""
 
 
 class Controller:

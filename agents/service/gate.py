@@ -42,6 +42,7 @@ class _Passing:
     id: str
     owner: str = "-"
     status: int = 0
+    inside: bool = False
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -75,13 +76,17 @@ class Gate:
                 answer["x-request-id"] = passing.id
                 for name, value in SECURITY.items():
                     answer.setdefault(name, value)
-                if not timeout.expired():
+                if passing.inside:
                     timeout.reschedule(None)  # downloads and event streams may take their time
             await send(message)
 
         try:
             async with timeout:
-                await self._pass(scope, headers, receive, watched, passing)
+                passing.inside = True
+                try:
+                    await self._pass(scope, headers, receive, watched, passing)
+                finally:
+                    passing.inside = False
         except Exception as error:
             if not isinstance(error, ServiceError | TimeoutError):
                 _LOG.exception("request failed", extra={"request": passing.id})

@@ -21,15 +21,15 @@ from agents.service.store import Job
 from agents.service.views import Artifact, Pruning, Summary
 
 
-class Problem(BaseModel):
-    """An error."""
-
-    detail: str
+def _problem(description: str) -> dict[str, Any]:
+    """An error in the document; always JSON, whatever else the route gives."""
+    schema = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
 _SCHEME = HTTPBearer(auto_error=False, description="made by `zeroout serve --create-token NAME`")  # for the document
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": description}
+    status: _problem(description)
     for status, description in {
         400: "the body is no JSON",
         401: "no token, or a wrong one",
@@ -40,7 +40,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         429: "a limit of the token is reached",
     }.items()
 }
-_CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "not in the present state"}}
+_CONFLICT: dict[int | str, dict[str, Any]] = {409: _problem("not in the present state")}
 
 
 def _service(request: Request) -> Service:
@@ -237,7 +237,7 @@ class Health(BaseModel):
     status: str
 
 
-@operation.get("/healthz", responses={503: {"model": Problem, "description": "prunings are not looked after"}})
+@operation.get("/healthz", responses={503: {"model": Health, "description": "prunings are not looked after"}})
 def health(service: ServiceOf, response: Response) -> Health:
     """Whether requests are answered and prunings looked after."""
     if not service.supervisor.alive:

@@ -29,7 +29,7 @@ class ServiceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     directory: Path = Field(description="of records, uploads and results")
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(8000, ge=1, le=65535)
     workers: int = Field(1, ge=1, description="prunings that run at a time")
     controllers: dict[str, Path] = Field(default_factory=dict, description="trained controllers, by name")
     home: Path = Field(default_factory=Path.cwd, description="working directory, to which data paths belong")

@@ -130,7 +130,7 @@ function describe(pruning, seen) {
 }
 
 function draw(points) {
-  const box = { left: 44, right: 470, top: 12, bottom: 226 };
+  const box = { left: 44, right: 456, top: 12, bottom: 226 };
   const lowest = Math.min(1, ...points.map((point) => point.accuracy));
   const highest = Math.max(lowest + 0.01, ...points.map((point) => point.accuracy));
   const x = (share) => box.left + share * (box.right - box.left);
@@ -160,7 +160,7 @@ function draw(points) {
 function layers(units, kept) {
   find("layers").replaceChildren(...Object.keys(units).map((name) => element("tr", [
     element("td", name),
-    element("td", element("meter", "", { min: 0, max: units[name], value: kept[name] ?? units[name] })),
+    element("td", element("meter", "", { min: 0, max: units[name], value: kept[name] ?? units[name] }), { class: "bar" }),
     element("td", `${kept[name] ?? units[name]} of ${units[name]}`, { class: "number" }),
   ])));
 }

@@ -1,0 +1,115 @@
+"""Whatever is sent: no answer is an internal error, and nothing of a refused upload stays."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import schemathesis
+import uvicorn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from service_fakes import Scripted
+from starlette.testclient import TestClient
+
+QUICK = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+
+
+@pytest.fixture
+def client(serve, checkpoint: Path) -> TestClient:
+    limits = {"requests_per_minute": 10**9, "stored_uploads": 3, "concurrent_jobs": 10**6, "upload_bytes": 10**6}
+    return serve(executor=Scripted(), controllers={"small": checkpoint}, limits=limits)
+
+
+def mutations(original: bytes) -> st.SearchStrategy[bytes]:
+    """A file with some bytes changed, cut off, or put in; the header more often than the rest."""
+    header = int.from_bytes(original[:8], "little") + 8
+    places = st.one_of(st.integers(0, 8), st.integers(0, header), st.integers(0, len(original)))
+    edits = st.lists(st.tuples(places, st.integers(0, 3), st.binary(max_size=9)), max_size=6)
+
+    def edited(changes: list[tuple[int, int, bytes]]) -> bytes:
+        content = original
+        for place, cut, piece in changes:
+            content = content[:place] + piece + content[place + cut :]
+        return content
+
+    def cut(content: bytes, end: int) -> bytes:
+        return content[:end]
+
+    return st.one_of(
+        edits.map(edited), st.builds(cut, edits.map(edited), st.integers(0, len(original))), st.binary(max_size=200)
+    )
+
+
+def _mutated_uploads(client: TestClient, weights: Path, examples: int) -> None:
+    service = client.app.state.service
+    folder = service.settings.directory / "uploads"
+
+    @settings(max_examples=examples, **QUICK)
+    @given(mutations(weights.read_bytes()))
+    def upload(content: bytes) -> None:
+        answer = client.post("/v1/weights", content=content)
+        assert answer.status_code in (201, 422), answer.text
+        if answer.status_code == 201:
+            assert client.delete(f"/v1/weights/{answer.json()['id']}").status_code == 204
+        assert not list(folder.iterdir())
+
+    upload()
+
+
+def test_mutated_uploads(client: TestClient, weights: Path) -> None:
+    _mutated_uploads(client, weights, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_thousand_mutated_uploads(client: TestClient, weights: Path) -> None:
+    _mutated_uploads(client, weights, 10_000)
+
+
+@pytest.fixture
+def url(client: TestClient) -> Iterator[str]:
+    """The same service behind a socket."""
+    server = uvicorn.Server(uvicorn.Config(client.app, port=0, lifespan="off", log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def _requests(url: str, examples: int) -> None:
+    """What schemathesis makes of the OpenAPI document."""
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    checks = [
+        schemathesis.checks.not_a_server_error,
+        schemathesis.checks.status_code_conformance,
+        schemathesis.checks.content_type_conformance,
+        schemathesis.checks.response_schema_conformance,
+    ]
+    seen = set()
+    for result in schema.get_all_operations():
+        operation = result.ok()
+
+        @settings(max_examples=examples, **QUICK)
+        @given(operation.as_strategy())
+        def ask(case: schemathesis.Case) -> None:
+            case.call_and_validate(checks=checks)
+
+        ask()
+        seen.add(operation.label)
+    assert {"POST /v1/prunings", "POST /v1/controllers/{name}/act", "GET /v1/prunings/{id}/events"} <= seen
+
+
+def test_requests_of_any_form(client: TestClient, url: str) -> None:
+    _requests(url, 8)
+    assert not list((client.app.state.service.settings.directory / "uploads").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_many_requests_of_any_form(url: str) -> None:
+    _requests(url, 300)
