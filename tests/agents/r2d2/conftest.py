@@ -26,7 +26,7 @@ def one_thread():
 def cluster():
     """Ray on this machine. Workers get the toy environments by value, as these are in no package."""
     ray.cloudpickle.register_pickle_by_value(r2d2_toys)
-    ray.init(include_dashboard=False, log_to_driver=False, num_cpus=2, configure_logging=False)
+    ray.init("local", include_dashboard=False, log_to_driver=False, num_cpus=2, configure_logging=False)
     register_env("r2d2-toy-maze", lambda _: r2d2_toys.TMaze())
     register_env("r2d2-toy-pruning", lambda _: r2d2_toys.ToyPruning())
     yield
