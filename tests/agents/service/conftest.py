@@ -1,11 +1,14 @@
 """A service on a directory of its own, and clients of it."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from service_fakes import ForkExecutor, untrained_controller
 from starlette.testclient import TestClient
 
@@ -39,6 +42,19 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     yield start
     for client in clients:
         client.__exit__(None, None, None)
+
+
+@contextmanager
+def listening(client: TestClient) -> Iterator[str]:
+    """The address of the same service behind a socket."""
+    server = uvicorn.Server(uvicorn.Config(client.app, port=0, lifespan="off", log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture

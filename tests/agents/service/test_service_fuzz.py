@@ -1,13 +1,11 @@
 """Whatever is sent: no answer is an internal error, and nothing of a refused upload stays."""
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import schemathesis
-import uvicorn
+from conftest import listening
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from service_fakes import Scripted
@@ -70,15 +68,8 @@ def test_ten_thousand_mutated_uploads(client: TestClient, weights: Path) -> None
 
 @pytest.fixture
 def url(client: TestClient) -> Iterator[str]:
-    """The same service behind a socket."""
-    server = uvicorn.Server(uvicorn.Config(client.app, port=0, lifespan="off", log_level="critical"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with listening(client) as address:
+        yield address
 
 
 def _requests(url: str, examples: int) -> None:
