@@ -9,6 +9,7 @@ import gymnasium as gym
 import torch
 
 from agents.r2d2.connectors import with_previous_space
+from agents.r2d2.exploration import Lookahead
 from agents.r2d2.module import R2D2TorchRLModule
 from agents.r2d2.network import NetworkConfig
 from agents.r2d2.settings import action_table_of
@@ -73,8 +74,8 @@ class Scripted:
         self.ended.append(handle)
 
 
-def untrained_controller(env: PruningEnv, path: Path) -> Path:
-    """The checkpoint of a small controller for an environment's task, with random weights."""
+def untrained_controller(env: PruningEnv, path: Path, *, size: int = 16) -> Path:
+    """The checkpoint of a controller for an environment's task, with random weights."""
     torch.manual_seed(0)
     space = gym.spaces.Dict(
         {**env.observation_space.spaces, "action_mask": gym.spaces.MultiBinary(int(env.action_space.n))}
@@ -83,14 +84,13 @@ def untrained_controller(env: PruningEnv, path: Path) -> Path:
         observation_space=with_previous_space(space, int(env.action_space.n)),
         action_space=env.action_space,
         model_config={
-            "network": vars(NetworkConfig(lstm_size=16, encoder_size=16, embedding_size=8)),
+            "network": vars(NetworkConfig(lstm_size=size, encoder_size=size, embedding_size=size // 2)),
             "action_table": action_table_of(env),
             "burn_in_len": 2,
             "exploration_anneal_steps": 0,
-            "lookahead": {},
+            "lookahead": vars(Lookahead()),
             "learning": {"gamma": 1.0, "reward_scale": 1.0, "value_rescaling": False},
         },
     )
-    module.model_config["lookahead"] = {"k": 1, "k_start": 1, "anneal_steps": 0, "rank": "value"}
     module.save_to_path(str(path))
     return path

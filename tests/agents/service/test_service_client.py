@@ -1,6 +1,7 @@
 """``zeroout prune --server``, and the page in a browser."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -63,13 +64,19 @@ def test_what_only_holds_here_is_not_sent(home: Path, task_file: str, capsys) ->
 def test_the_page_in_a_browser(serve, small, weights: Path, tmp_path: Path) -> None:
     client = serve()
     asked = {**small, "weights": uploaded(client, weights)}
-    ended(client, client.post("/v1/prunings", json=asked).json()["id"])
+    for policy in ("random", "global:l1", "uniform:l1"):
+        ended(client, client.post("/v1/prunings", json={**asked, "policy": policy}).json()["id"])
+    # The picture in the README: ZEROOUT_SCREENSHOT=docs/service.png
+    picture = Path(os.environ.get("ZEROOUT_SCREENSHOT", tmp_path / "page.png")).absolute()
     assert CHROMIUM is not None
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
     with listening(client) as url:
         shown = subprocess.run(
             [*command, "--virtual-time-budget=8000", "--dump-dom", url], capture_output=True, text=True, check=True
         ).stdout
+        size = ["--window-size=1200,760", "--virtual-time-budget=8000"]
+        subprocess.run([*command, *size, f"--screenshot={picture}", url], capture_output=True, check=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert "digits/convnet, uniform:l1" in shown and "finished" in shown and "of the MACs" in shown
     assert shown.count("<meter") == 3 and '<polyline class="macs" points="' in shown
     for artifact in ("mask", "model", "weights", "report"):

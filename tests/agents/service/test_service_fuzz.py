@@ -16,7 +16,14 @@ QUICK = {"deadline": None, "suppress_health_check": list(HealthCheck), "database
 
 @pytest.fixture
 def client(serve, checkpoint: Path) -> TestClient:
-    limits = {"requests_per_minute": 10**9, "stored_uploads": 3, "concurrent_jobs": 10**6, "upload_bytes": 10**6}
+    # Not a matter of time: a busy machine may stall for long.
+    limits = {
+        "request_seconds": 600,
+        "requests_per_minute": 10**9,
+        "stored_uploads": 3,
+        "concurrent_jobs": 10**6,
+        "upload_bytes": 10**6,
+    }
     return serve(executor=Scripted(), controllers={"small": checkpoint}, limits=limits)
 
 
