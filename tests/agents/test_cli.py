@@ -22,6 +22,7 @@ COMMANDS = [
     "measure",
     "validate",
     "report",
+    "serve",
 ]
 
 
