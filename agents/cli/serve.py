@@ -40,7 +40,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="records and results (default: runs/service)",
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="limits, e.g. limits.job_seconds=600, limits.upload_bytes=100000000"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="limits, e.g. limits.job_seconds=600, limits.upload_bytes=100000000",
     )
     add_common(parser)
     parser.set_defaults(run=run)
