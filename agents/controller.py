@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from ray.exceptions import RayError
 from ray.rllib.algorithms.dqn.dqn_learner import QF_LOSS_KEY, QF_MAX_KEY, QF_MEAN_KEY, TD_ERROR_MEAN_KEY
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
@@ -30,6 +31,7 @@ from agents.r2d2.algorithm import (
     REPLAY_AGE,
     REPLAY_BRANCHES,
     REPLAY_SEQUENCES,
+    RUNNERS_ALIVE,
 )
 from agents.r2d2.env_runner import PHASES
 from agents.r2d2.episodes import FinishedEpisode
@@ -58,6 +60,8 @@ LEARNER_FIGURES = {
 """Logged name and RLlib's name of the learner's figures."""
 RECENT = 20
 """Episodes that the running means cover."""
+RESTARTS = 3
+"""How often a training goes on from the same checkpoint after a learner's death."""
 
 
 def make_env(config: dict[str, Any]) -> PruningEnv:
@@ -108,31 +112,74 @@ class ControllerTraining:
     ) -> None:
         self.controller, self.run, self.env = controller, run, env
         self.seed, self.show_progress, self._on_evaluation = seed, progress, on_evaluation
-        self.progress = Progress()
-        self.episodes: list[Episode] = []
-        self._evaluated: list[tuple[str, Episode]] = []
-        self._recent = deque[Episode](maxlen=RECENT)
+        self._restarts = 0
+        self._begin()
         if resume:
             self._read_progress()
         register_env(RLLIB_ENV, make_env)
         self._published = Publication(env.recognizer, to_runners=controller.sampling.num_env_runners > 0)
         try:
-            self.algorithm = R2D2(
-                config=controller.to_config(
-                    RLLIB_ENV,
-                    {"task": env.task.model_dump(mode="json"), "baseline": self._published.name},
-                    action_table=action_table_of(env, features=controller.network.features),
-                    seed=seed,
-                )
-            )
+            self.algorithm = self._algorithm()
         except BaseException:
             self._published.close()
             raise
         if self.progress.checkpoint:
             self._restore(run.checkpoints / self.progress.checkpoint)
 
+    def _begin(self) -> None:
+        self.progress = Progress()
+        self.episodes: list[Episode] = []
+        self._evaluated: list[tuple[str, Episode]] = []
+        self._recent = deque[Episode](maxlen=RECENT)
+
+    def _algorithm(self) -> R2D2:
+        controller, env = self.controller, self.env
+        return R2D2(
+            config=controller.to_config(
+                RLLIB_ENV,
+                {"task": env.task.model_dump(mode="json"), "baseline": self._published.name},
+                action_table=action_table_of(env, features=controller.network.features),
+                seed=self.seed,
+            )
+        )
+
     def train(self) -> None:
-        """Train until the settings' environment steps, evaluations or seconds are spent."""
+        """Train until the settings' environment steps, evaluations or seconds are spent.
+
+        Runners may die: Ray starts them again. A learner that dies takes the network with it, so all begin anew from
+        the last checkpoint.
+
+        Raises:
+            RayError: a learner died again and again without reaching another checkpoint.
+        """
+        while True:
+            try:
+                self._train()
+                return
+            except RayError as error:
+                if not self.controller.learners.num_learners or self._restarts == RESTARTS:
+                    raise
+                self._restarts += 1
+                self._restart(error)
+
+    def _restart(self, error: RayError) -> None:
+        """Go on from the last checkpoint, or from the beginning, with new learners and runners."""
+        lost = self.progress.steps
+        self.algorithm.stop()
+        self._begin()
+        if (self.run.checkpoints / "progress.json").is_file():
+            self._read_progress()
+        else:
+            write_episodes(self.run.episodes, [])
+            write_text(self.run.learning, "")
+        if self.show_progress:
+            reason = type(error).__name__
+            tqdm.write(f"a learner was lost at step {lost} ({reason}): going on from step {self.progress.steps}")
+        self.algorithm = self._algorithm()
+        if self.progress.checkpoint:
+            self._restore(self.run.checkpoints / self.progress.checkpoint)
+
+    def _train(self) -> None:
         controller, progress = self.controller, self.progress
         total = controller.total_steps
         bar = tqdm(total=total, initial=progress.steps, desc="r2d2", unit="step", disable=not self.show_progress)
@@ -290,6 +337,7 @@ class ControllerTraining:
         progress.episodes = len(self.episodes)
         progress.modules = {module: self.episodes.index(episode) for module, episode in self._evaluated}
         write_json(self.run.checkpoints / "progress.json", progress.model_dump())
+        self._restarts = 0
         for old in self.run.checkpoints.glob("state-*"):
             if old.name != progress.checkpoint:
                 shutil.rmtree(old, ignore_errors=True)
@@ -319,6 +367,7 @@ class ControllerTraining:
             "replay_sequences": int(metrics[REPLAY_SEQUENCES]),
             "replay_branches": int(metrics[REPLAY_BRANCHES]),
             "replay_age": float(metrics[REPLAY_AGE]),
+            "runners_alive": int(metrics[RUNNERS_ALIVE]),
             "updates_per_step": int(metrics[NUM_UPDATES_LIFETIME]) / max(self.progress.steps, 1),
             **{f"{phase}_milliseconds": float(spent) for phase, spent in phases.items()},
             **{name: float(learner[key]) for name, key in LEARNER_FIGURES.items() if key in learner},

@@ -48,6 +48,8 @@ REPLAY_BRANCHES = "replay_branches"
 """Result: probed steps that can be drawn from the replay buffer."""
 REPLAY_AGE = "replay_age"
 """Result: environment steps since what was drawn last had come in, on average."""
+RUNNERS_ALIVE = "runners_alive"
+"""Result: remote runners at work."""
 REPLAY_SEQUENCES = "replay_sequences"
 """Result: sequences that can be drawn from the replay buffer."""
 
@@ -188,6 +190,7 @@ class R2D2(DQN):
                 REPLAY_SEQUENCES: self.local_replay_buffer.num_sequences,
                 REPLAY_BRANCHES: self.local_replay_buffer.num_branches,
                 REPLAY_AGE: self._replay_age,
+                RUNNERS_ALIVE: self.env_runner_group.num_healthy_remote_workers(),
             },
             window=1,
         )

@@ -184,6 +184,7 @@ class R2D2Config(DQNConfig):
         embedding_size: int = NotProvided,
         action_embedding: bool = NotProvided,
         features: bool = NotProvided,
+        recurrent: bool = NotProvided,
         action_table: dict[str, Any] | None = NotProvided,
     ) -> Self:
         """Set the network.
@@ -195,6 +196,7 @@ class R2D2Config(DQNConfig):
             embedding_size: width of an action's embedding.
             action_embedding: learn an embedding per action and per layer (``unit`` head).
             features: the action table describes the actions' units, too.
+            recurrent: carry the LSTM's state from step to step.
             action_table: ``layer_of_action``, ``action_of_unit`` and ``features`` as lists (``unit`` head).
         """
         fields = asdict(self.network_config)
@@ -205,6 +207,7 @@ class R2D2Config(DQNConfig):
             "embedding_size": embedding_size,
             "action_embedding": action_embedding,
             "features": features,
+            "recurrent": recurrent,
         }
         fields.update({name: value for name, value in given.items() if value is not NotProvided})
         return self._assign(network_config=NetworkConfig(**fields), action_table=action_table)

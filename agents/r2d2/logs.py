@@ -11,3 +11,5 @@ def quiet() -> None:
     """
     for name in ("ray", "ray.rllib", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Says so again at each request that a dead runner does not answer; how many are at work is in the training's log.
+    logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)

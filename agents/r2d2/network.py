@@ -30,6 +30,7 @@ class NetworkConfig:
         embedding_size: width of an action's embedding.
         action_embedding: for ``unit``: learn an embedding per action and per layer beside the shared descriptions.
         features: the action table describes the actions' units, too; for those who make one for another network.
+        recurrent: carry the LSTM's state from step to step; else it starts from zeros at each, with equal parameters.
         reward_scale: factor on the previous reward, the same as on the targets.
     """
 
@@ -39,6 +40,7 @@ class NetworkConfig:
     embedding_size: int = 32
     action_embedding: bool = True
     features: bool = False
+    recurrent: bool = True
     reward_scale: float = 1.0
 
 
@@ -87,6 +89,7 @@ class RecurrentQNetwork(nn.Module):
                 raise ConfigurationError(f"the action table describes {units} units, the mask has shape {shape}")
             self.head = UnitHead(action_table, action_embedding=config.action_embedding, **sizes)
         self.lstm_size = config.lstm_size
+        self._recurrent = config.recurrent
         self._reward_scale = config.reward_scale
         self.lstm = nn.LSTM(self.head.encoded_size, config.lstm_size, batch_first=True)
         _open_forget_gate(self.lstm)
@@ -137,7 +140,11 @@ class RecurrentQNetwork(nn.Module):
         return self.head.encode(observation, previous_action.long(), previous_reward.float() * self._reward_scale)
 
     def unroll(self, encoded: Tensor, state: State) -> tuple[Tensor, State]:
-        """LSTM outputs ``[B, T, H]`` and the state after the last step."""
+        """LSTM outputs ``[B, T, H]`` and the state after the last step; without recurrence that before the first."""
+        if not self._recurrent:
+            steps = encoded.flatten(0, 1).unsqueeze(1)  # [B T, 1, D]
+            hidden, _ = self.lstm(steps)
+            return hidden.view(*encoded.shape[:2], -1), state
         hidden, (h, c) = self.lstm(encoded, (state[0].unsqueeze(0), state[1].unsqueeze(0)))
         return hidden, (h.squeeze(0), c.squeeze(0))
 
@@ -149,7 +156,7 @@ class RecurrentQNetwork(nn.Module):
             lengths: ``[B]``, 0 to T.
             state: state before the first step.
         """
-        if encoded.shape[1] == 0:
+        if encoded.shape[1] == 0 or not self._recurrent:
             return state
         with torch.no_grad():
             # A packed row has at least one step; rows without any keep their old state below.

@@ -36,6 +36,10 @@ class NetworkSettings(_Section):
         description="describe actions by norm, batch-norm scale, feature-map rank, reconstruction error and cost of "
         "their units, too (head 'unit'); takes training images, and seconds to minutes at the start",
     )
+    recurrent: bool = Field(
+        default=True,
+        description="carry the LSTM's state from step to step; false: it starts from zeros at each (for comparisons)",
+    )
 
 
 class ReplaySettings(_Section):
@@ -135,9 +139,20 @@ class SamplingSettings(_Section):
     num_env_runners: int = Field(default=2, ge=0, description="processes that sample; 0 samples in the learner's own")
     num_envs_per_env_runner: int = Field(default=4, ge=1, description="environments in each")
     cpus_per_env_runner: float = Field(default=1.0, gt=0, description="CPU cores each one reserves")
+    gpus_per_env_runner: float = Field(default=0.0, ge=0, description="GPUs each one reserves, e.g. 0.25")
     rollout_length: int = Field(
         default=20, ge=1, description="steps of each environment per sampling request, from n_step"
     )
+
+
+class LearnerSettings(_Section):
+    """The processes that learn. If one dies, training goes on from the last checkpoint."""
+
+    num_learners: int = Field(
+        default=0, ge=0, description="processes that share each update, with a batch each; 0 learns in the driver's own"
+    )
+    cpus_per_learner: float = Field(default=1.0, gt=0, description="CPU cores each one reserves")
+    gpus_per_learner: float = Field(default=0.0, ge=0, description="GPUs each one reserves; of the driver's own, too")
 
 
 class R2D2Settings(_Section):
@@ -152,6 +167,7 @@ class R2D2Settings(_Section):
         default_factory=DemonstrationSettings, description="episodes of other policies"
     )
     sampling: SamplingSettings = Field(default_factory=SamplingSettings, description="the runners")
+    learners: LearnerSettings = Field(default_factory=LearnerSettings, description="the processes that learn")
     total_steps: int = Field(default=20_000, ge=1, description="environment steps of the whole training")
     total_evaluations: int | None = Field(
         default=None,
@@ -191,7 +207,13 @@ class R2D2Settings(_Section):
                 num_env_runners=self.sampling.num_env_runners,
                 num_envs_per_env_runner=self.sampling.num_envs_per_env_runner,
                 num_cpus_per_env_runner=self.sampling.cpus_per_env_runner,
+                num_gpus_per_env_runner=self.sampling.gpus_per_env_runner,
                 rollout_fragment_length=self.sampling.rollout_length,
+            )
+            .learners(
+                num_learners=self.learners.num_learners,
+                num_cpus_per_learner=self.learners.cpus_per_learner,
+                num_gpus_per_learner=self.learners.gpus_per_learner,
             )
             .network(**self.network.model_dump(), action_table=None if action_table is None else dict(action_table))
             .training(

@@ -1,5 +1,8 @@
 """The whole algorithm: learning, checkpoints, resumption, remote runners, and the controller made from it."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import gymnasium as gym
@@ -9,7 +12,7 @@ import torch
 from r2d2_toys import TMaze, ToyPruning
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from agents.r2d2.algorithm import NUM_ENV_STEPS_LIFETIME, NUM_UPDATES_LIFETIME, R2D2
+from agents.r2d2.algorithm import NUM_ENV_STEPS_LIFETIME, NUM_UPDATES_LIFETIME, R2D2, RUNNERS_ALIVE
 from agents.r2d2.config import R2D2Config
 from agents.r2d2.policy import R2D2Controller
 from agents.r2d2.settings import action_table_of
@@ -236,6 +239,26 @@ def test_unsuitable_spaces_are_refused(cluster):
     for name, message in (("FrozenLake-v1", "Box and MultiBinary"), ("Pendulum-v1", "Discrete action space")):
         with pytest.raises(ConfigurationError, match=message):
             R2D2Config().environment(name).network(head="flat").build_algo()
+
+
+def test_a_killed_runner_comes_back_and_leaves_no_partial_sequence(pruning_config, cluster):
+    config = pruning_config.env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5)
+    algorithm = config.build_algo()
+    try:
+        algorithm.train()
+        group = algorithm.env_runner_group
+        os.kill(group.foreach_env_runner(lambda _: os.getpid(), local_env_runner=False)[0], signal.SIGKILL)
+        alive = [int(algorithm.train()[RUNNERS_ALIVE])]
+        deadline = time.monotonic() + 120
+        while (min(alive) == 2 or alive[-1] < 2) and time.monotonic() < deadline:
+            alive.append(int(algorithm.train()[RUNNERS_ALIVE]))
+        assert (min(alive), alive[-1]) == (1, 2)
+        buffer = algorithm.local_replay_buffer
+        for episode in buffer._episodes.values():
+            starts = buffer._sequences.start[episode.slots]
+            assert episode.done or (starts + buffer.train_length <= len(episode)).all()
+    finally:
+        algorithm.stop()
 
 
 @pytest.mark.slow

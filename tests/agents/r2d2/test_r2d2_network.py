@@ -67,6 +67,22 @@ def test_burn_in_state_equals_unrolled_state_of_every_row(head):
     assert untouched is start
 
 
+@pytest.mark.parametrize("head", ["unit", "flat"])
+def test_without_recurrence_every_step_is_a_first_one(head):
+    network = make_network(head, recurrent=False)
+    observation, action, reward = make_inputs()
+    start = (torch.zeros(3, 12), torch.zeros(3, 12))
+    whole, end = network(observation, action, reward, start)
+    recurrent = make_network(head)
+    for t in range(7):
+        at = slice(t, t + 1)
+        q, _ = recurrent({k: v[:, at] for k, v in observation.items()}, action[:, at], reward[:, at], start)
+        torch.testing.assert_close(whole[:, t], q[:, 0])
+    torch.testing.assert_close(end, start)
+    warm = network.burn_in(network.encode(observation, action, reward), torch.tensor([0, 3, 7]), start)
+    torch.testing.assert_close(warm, start)
+
+
 def test_dueling_mean_counts_valid_actions_only():
     value, advantage = torch.tensor([[2.0]]), torch.tensor([[1.0, 3.0, 1000.0]])
     assert dueling(value, advantage, torch.tensor([[1, 1, 0]]))[0, :2].tolist() == [1.0, 3.0]
