@@ -27,11 +27,12 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
+from agents.r2d2.absence import Absence
 from agents.r2d2.config import R2D2Config
 from agents.r2d2.connectors import PREVIOUS_ACTION, PREVIOUS_REWARD
 from agents.r2d2.demonstrations import MixedReplay, share_of_demonstrations
 from agents.r2d2.episodes import FinishedEpisode, Fragment
-from agents.r2d2.learner import PRIORITIES, SLOTS, TRAIN_LENGTHS, WEIGHTS
+from agents.r2d2.learner import MEAN_STEPS, PRIORITIES, SLOTS, TRAIN_LENGTHS, WEIGHTS
 from agents.r2d2.module import BURN_IN_LENGTHS
 from agents.r2d2.replay import PrioritizedSequenceReplayBuffer, SequenceBatch
 from recognizers.errors import ConfigurationError
@@ -73,6 +74,7 @@ def to_learner_batch(batch: SequenceBatch) -> MultiAgentBatch:
         Columns.STATE_IN: batch.states,
         BURN_IN_LENGTHS: batch.burn_in_lengths,
         TRAIN_LENGTHS: batch.train_lengths,
+        MEAN_STEPS: np.full(len(batch.slots), batch.train_lengths.mean(), dtype=np.float32),
         WEIGHTS: batch.weights,
         SLOTS: batch.slots,
     }
@@ -101,6 +103,9 @@ class R2D2(DQN):
         self._replay_age = 0.0
         self._demonstrated: MixedReplay | None = None
         self._updates_due = 0.0
+        self._absence = Absence(
+            config.num_env_runners, {"CPU": config.num_cpus_per_env_runner, "GPU": config.num_gpus_per_env_runner}
+        )
         super().setup(config)
 
     @override(Algorithm)
@@ -257,6 +262,7 @@ class R2D2(DQN):
         """
         alive = set(env_runner_group.healthy_worker_ids())
         dead = [index for index in range(1, env_runner_group.num_remote_workers() + 1) if index not in alive]
+        self._absence.watch(all_gone=bool(dead) and not alive)
         if not dead:
             return []
         answers = env_runner_group.foreach_env_runner_async_fetch_ready(

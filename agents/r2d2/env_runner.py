@@ -1,7 +1,6 @@
 """The runner: RLlib's own, with an exploration rate per environment, and checkpoints in the middle of episodes."""
 
 from collections import Counter
-from collections.abc import Collection
 from copy import deepcopy
 from typing import Any
 
@@ -49,15 +48,9 @@ class R2D2EnvRunner(SingleAgentEnvRunner):
             self.module.generator.manual_seed(self._seed)
 
     @override(SingleAgentEnvRunner)
-    def get_state(
-        self,
-        components: str | Collection[str] | None = None,
-        *,
-        not_components: str | Collection[str] | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state, and, where this process samples, the episodes under way, which RLlib would lose."""
-        state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
         samples = self.config.num_env_runners == 0 and self.env is not None and not self._needs_initial_reset
         return {**state, SAMPLING: self._sampling_state()} if samples else state
 

@@ -1,6 +1,5 @@
 """The learner: R2D2's loss on one batch of sequences, and the priorities that follow from it."""
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,15 +32,16 @@ WEIGHTS = "weights"
 """Batch column: importance weights, ``[B]``."""
 SLOTS = "slots"
 """Batch column and result: places of the sequences in the replay buffer, ``[B]``."""
+MEAN_STEPS = "mean_steps"
+"""Batch column: trained steps of a row, averaged over the whole batch, of which each learner has a part, ``[B]``."""
 PRIORITIES = "priorities"
 """Result: new priorities of the sequences, ``[B]``."""
 PRIORITY_MEAN = "priority_mean"
 """Result: mean of the new priorities."""
-
-
 LAST_RESET = "last_reset"
 """Key of a learner's state: environment steps at which a part of the network was reset last."""
 RECURRENT_OPTIMIZER = "recurrent_optimizer"
+"""Name of the LSTM's optimizer, where it has one of its own."""
 
 
 class R2D2TorchLearner(DQNLearner, TorchLearner):
@@ -106,15 +106,9 @@ class R2D2TorchLearner(DQNLearner, TorchLearner):
             target.load_state_dict(online.state_dict())
 
     @override(TorchLearner)
-    def get_state(
-        self,
-        components: str | Collection[str] | None = None,
-        *,
-        not_components: str | Collection[str] | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state, and the times of the last target copy and of the last reset, which RLlib leaves out."""
-        state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
         return {**state, LAST_TARGET_UPDATE_TS: dict(self.last_update_ts_by_mid), LAST_RESET: self._last_reset}
 
     @override(TorchLearner)
@@ -148,7 +142,8 @@ class R2D2TorchLearner(DQNLearner, TorchLearner):
 
         error_of = nn.functional.huber_loss if config.td_error_loss_fn == "huber" else nn.functional.mse_loss
         errors = error_of(chosen, targets, reduction="none") * batch[WEIGHTS].unsqueeze(1)  # [B, T]
-        loss: Tensor = errors[valid].mean()
+        # Gradients are averaged over learners, whose parts differ in steps; so each divides by its fair share of steps.
+        loss: Tensor = errors[valid].sum() / batch[MEAN_STEPS].sum()
 
         td_errors = (targets - chosen).detach()
         priorities = sequence_priorities(td_errors, valid, config.priority_eta)

@@ -6,12 +6,13 @@ import torch
 from ray.rllib.algorithms.dqn.dqn_learner import QF_LOSS_KEY
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.minibatch_utils import ShardBatchIterator
 
 from agents.r2d2.algorithm import to_learner_batch
 from agents.r2d2.env_runner import R2D2EnvRunner
 from agents.r2d2.exploration import ladder
 from agents.r2d2.learner import PRIORITIES, SLOTS
-from agents.r2d2.replay import PrioritizedSequenceReplayBuffer
+from agents.r2d2.replay import PrioritizedSequenceReplayBuffer, SequenceBatch
 from agents.r2d2.targets import rescale, unrescale
 
 
@@ -61,6 +62,31 @@ def test_loss_and_priorities_equal_plain_loops(sampled):
     assert float(results[QF_LOSS_KEY].peek()) == pytest.approx(np.mean(losses), rel=1e-4)
     assert np.concatenate(results[PRIORITIES].peek()) == pytest.approx(np.array(priorities), rel=1e-4)
     assert np.concatenate(results[SLOTS].peek()).tolist() == batch.slots.tolist()
+
+
+def test_gradients_of_learners_with_unequal_parts_average_to_that_of_the_whole_batch(sampled):
+    """Each gets some rows; those behind have fewer steps, as branches and ends of episodes have."""
+    _, _, learner, buffer = sampled
+    batch = buffer.sample(8)
+    order = np.argsort(-batch.train_lengths)
+    columns = {name: getattr(batch, name) for name in vars(batch)}
+    batch = SequenceBatch(
+        **{
+            name: {key: value[order] for key, value in column.items()} if isinstance(column, dict) else column[order]
+            for name, column in columns.items()
+        }
+    )
+    assert batch.train_lengths[:4].sum() > batch.train_lengths[4:].sum()
+
+    def gradients(part):
+        tensors = learner._convert_batch_type(part).policy_batches
+        losses = learner.compute_losses(fwd_out=learner.module.forward_train(tensors), batch=tensors)
+        return [value.clone() for value in learner.compute_gradients(losses).values() if value is not None]
+
+    whole = to_learner_batch(batch)
+    parts = [gradients(part) for part in ShardBatchIterator(whole, 2)]
+    for expected, *shares in zip(gradients(whole), *parts, strict=True):
+        torch.testing.assert_close(torch.stack(shares).mean(0), expected)
 
 
 def test_no_gradient_reaches_the_target_and_it_is_copied_on_time(sampled):
