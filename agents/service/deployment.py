@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
-from agents.cluster import start_ray
+from agents.cluster import gpu_share, start_ray
 from agents.service.app import create_app
 from agents.service.core import Service, check_tokens, hold
 from agents.service.logs import log_to
@@ -33,9 +33,7 @@ class RayExecutor:
     """
 
     def __init__(self, workers: int) -> None:
-        gpus = ray.cluster_resources().get("GPU", 0)
-        share = {"num_gpus": min(1.0, gpus / workers)} if gpus else {}
-        self._perform = ray.remote(num_cpus=1, max_retries=0, **share)(perform)
+        self._perform = ray.remote(num_cpus=1, max_retries=0, **gpu_share(workers))(perform)
 
     def start(self, work: Work) -> Any:
         """Hand a pruning to Ray."""
@@ -84,6 +82,21 @@ class Deployment:
             raise RuntimeError("the supervisor has stopped")
 
 
+def application(settings: ServiceSettings) -> serve.Application:
+    """The service as an application of Ray Serve, also for its configuration files (``import_path``).
+
+    Args:
+        settings: of the service; a configuration file gives them as ``args``.
+    """
+    replica = serve.deployment(
+        name=APPLICATION,
+        num_replicas=1,  # the record has one writer,
+        ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},  # which stays where it is
+        max_ongoing_requests=REQUESTS,
+    )(serve.ingress()(Deployment))
+    return replica.bind(settings)
+
+
 def run(settings: ServiceSettings, address: str | None = None) -> None:
     """Serve until the process is told to end.
 
@@ -103,14 +116,8 @@ def run(settings: ServiceSettings, address: str | None = None) -> None:
             http_options=HTTPOptions(host=settings.host, port=settings.port),
             logging_config={"log_level": "ERROR", "enable_access_log": False},
         )
-        replica = serve.deployment(
-            name=APPLICATION,
-            num_replicas=1,  # the record has one writer
-            max_ongoing_requests=REQUESTS,
-            ray_actor_options={"num_cpus": 0},
-        )(serve.ingress()(Deployment))
         try:
-            serve.run(replica.bind(settings), name=APPLICATION, route_prefix="/")
+            serve.run(application(settings), name=APPLICATION, route_prefix="/")
         except RuntimeError as error:
             raise ConfigurationError(
                 f"the service does not come up, see {settings.directory / LOG}: {error}"
