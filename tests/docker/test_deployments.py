@@ -85,9 +85,8 @@ def test_service_and_tensorboard_of_the_compose_file(fresh: Machine) -> None:
     assert (fresh.directory / "runs" / "pruned" / "best.mask.safetensors").is_file()
 
     board = fresh.start(fresh.adapt(compose_command("tensorboard")))
-    fresh.until_it_works(fresh.adapt(compose_check("tensorboard")), board)
-    page = fresh.run([*PROBE, f"http://127.0.0.1:{fresh.board}/data/environment"])
-    assert json.loads(page.stdout)["data_location"] == str(fresh.directory / "runs")
+    answer = fresh.until_it_works(fresh.adapt(compose_check("tensorboard")), board)
+    assert json.loads(answer)["data_location"] == str(fresh.directory / "runs")
 
 
 def probe(machine: Machine, group: dict[str, object], agent: int) -> list[str]:
