@@ -42,7 +42,8 @@ from agents.r2d2.settings import R2D2Settings, action_table_of
 from agents.run_directory import RunDirectory
 from agents.running import Run, Spent, run_policy
 from agents.selection import candidates, choose
-from envs.episodes import Episode, play, read_episodes, write_episodes
+from envs.episodes import Episode, measured, play, read_episodes, write_episodes
+from envs.objectives import Measurement
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, make_recognizer
 from recognizers.errors import FileError
@@ -255,12 +256,11 @@ class ControllerTraining:
 
     def _episode(self, finished: FinishedEpisode) -> Episode:
         """A runner's episode as a replayable record; the reductions follow from the actions."""
-        accuracies = tuple((finished.accuracy or [])[1:])
         env, mask = self.env, np.ones(self.env.recognizer.n_units, dtype=np.int8)
-        reductions = []
-        for action in finished.actions:
+        states = []
+        for action, accuracy in zip(finished.actions, (finished.accuracy or [])[1:], strict=True):
             mask[env.objective.trim(env.actions.units(action, mask), mask, env.recognizer.costs)] = 0
-            reductions.append(env.recognizer.costs.reductions(mask))
+            states.append(Measurement(accuracy, *env.recognizer.costs.reductions(mask)))
         return Episode(
             task=env.task.name,
             base_sha256=env.recognizer.base_sha256,
@@ -268,9 +268,7 @@ class ControllerTraining:
             seed=finished.episode_seed or 0,
             actions=tuple(finished.actions),
             rewards=tuple(finished.rewards),
-            accuracies=accuracies,
-            parameter_reductions=tuple(parameters for parameters, _ in reductions),
-            macs_reductions=tuple(macs for _, macs in reductions),
+            **measured(env, states),
             terminated=finished.terminated,
             phase="training",
         )

@@ -4,6 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from envs.objectives import Measurement
+from recognizers.costs import Measure, Reductions
+
 
 class Curve(BaseModel):
     """The path of an episode, from the complete network (first entry) to the final mask (last entry)."""
@@ -12,6 +15,17 @@ class Curve(BaseModel):
     accuracy: tuple[float, ...] = Field(description="on the reward split")
     parameter_reduction: tuple[float, ...] = Field(description="fraction of parameters removed")
     macs_reduction: tuple[float, ...] = Field(description="fraction of MACs removed")
+    latency_reduction: tuple[float, ...] | None = Field(
+        None, description="fraction of the latency removed, by a table; None without one"
+    )
+
+    def reduction(self, measure: Measure) -> tuple[float, ...] | None:
+        """The reductions in one measure; None where it was not counted."""
+        return {
+            "parameters": self.parameter_reduction,
+            "macs": self.macs_reduction,
+            "latency": self.latency_reduction,
+        }[measure]
 
 
 class Finetuned(BaseModel):
@@ -42,6 +56,7 @@ class Result(BaseModel):
     test_accuracy: float = Field(description="measured once, on the final mask")
     parameter_reduction: float
     macs_reduction: float
+    latency_reduction: float | None = Field(None, description="by a latency table; None without one")
     original_parameter_reduction: float | None = Field(
         None, description="as parameter_reduction, of the network before a preparation narrowed it; None in old files"
     )
@@ -61,8 +76,15 @@ class Result(BaseModel):
     finetuned: Finetuned | None = None
 
     @property
-    def removed(self) -> tuple[float, float]:
-        """Fractions of parameters and MACs removed from the unprepared network, so that all runs compare."""
+    def measurement(self) -> Measurement:
+        """Of the final mask, on the reward split."""
+        return Measurement(
+            self.validation_accuracy, self.parameter_reduction, self.macs_reduction, self.latency_reduction
+        )
+
+    @property
+    def removed(self) -> Reductions:
+        """What is gone of the unprepared network, so that all runs compare; latency is that of the prepared one."""
         if self.original_parameter_reduction is None or self.original_macs_reduction is None:
-            return self.parameter_reduction, self.macs_reduction
-        return self.original_parameter_reduction, self.original_macs_reduction
+            return Reductions(self.parameter_reduction, self.macs_reduction, self.latency_reduction)
+        return Reductions(self.original_parameter_reduction, self.original_macs_reduction, self.latency_reduction)

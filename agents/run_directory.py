@@ -30,16 +30,18 @@ class RunSettings(BaseModel):
 class RunDirectory:
     """Paths of a run, and writing to them so that a kill leaves the last good version.
 
-    ``config.yaml`` (resolved settings), ``recognizer.safetensors`` (base weights), ``episodes.jsonl`` (replayable),
-    ``best.mask.safetensors``, ``masks/`` (of every policy, where several ran), ``compact.safetensors`` (the pruned
-    network), ``finetuned.safetensors`` (the same, fine-tuned), ``polylines.json`` (what PRO measured),
-    ``summary.json``, ``checkpoints/``, TensorBoard events in ``tensorboard/``, ``report.html``.
+    ``config.yaml`` (resolved settings), ``recognizer.safetensors`` (base weights), ``latency.json`` (the table that
+    latency is counted by), ``episodes.jsonl`` (replayable), ``best.mask.safetensors``, ``masks/`` (of every policy,
+    where several ran), ``compact.safetensors`` (the pruned network), ``finetuned.safetensors`` (the same, fine-tuned),
+    ``polylines.json`` (what PRO measured), ``summary.json``, ``checkpoints/``, TensorBoard events in ``tensorboard/``,
+    ``report.html``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
         self.recognizer = path / "recognizer.safetensors"
+        self.latency_table = path / "latency.json"
         self.episodes = path / "episodes.jsonl"
         self.mask = path / "best.mask.safetensors"
         self.masks = path / "masks"

@@ -106,7 +106,7 @@ def measure(
 ) -> Result:
     """The figures of a choice, whose state the recognizer is in; the only place that looks at the test split."""
     recognizer = env.recognizer
-    original_parameter_reduction, original_macs_reduction = recognizer.original_reductions
+    reductions, original = recognizer.reductions, recognizer.original_reductions
     return Result(
         task=env.task.name,
         policy=name,
@@ -119,10 +119,11 @@ def measure(
         validation_accuracy=choice.candidate.measurement.accuracy,
         selection_accuracy=choice.selection_accuracy,
         test_accuracy=recognizer.accuracy("test"),
-        parameter_reduction=recognizer.parameter_reduction,
-        macs_reduction=recognizer.macs_reduction,
-        original_parameter_reduction=original_parameter_reduction,
-        original_macs_reduction=original_macs_reduction,
+        parameter_reduction=reductions.parameters,
+        macs_reduction=reductions.macs,
+        latency_reduction=reductions.latency,
+        original_parameter_reduction=original.parameters,
+        original_macs_reduction=original.macs,
         episode_return=own.episode_return,
         kept_units=recognizer.kept_units,
         units={layer.name: len(layer) for layer in recognizer.table.layers},
@@ -146,4 +147,5 @@ def path_to(env: PruningEnv, choice: Choice) -> Curve:
         accuracy=(env.baseline_accuracy, *episode.accuracies[:steps]),
         parameter_reduction=(0.0, *episode.parameter_reductions[:steps]),
         macs_reduction=(0.0, *episode.macs_reductions[:steps]),
+        latency_reduction=(None if episode.latency_reductions is None else (0.0, *episode.latency_reductions[:steps])),
     )

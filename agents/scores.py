@@ -27,7 +27,7 @@ class BestSoFar:
     def __init__(self, objective: Objective, baseline_accuracy: float) -> None:
         self._objective, self._baseline = objective, baseline_accuracy
         self.rises: list[tuple[int, float]] = []
-        self.see(0, Measurement(baseline_accuracy, 0.0, 0.0))
+        self.see(0, Measurement.complete(baseline_accuracy))
 
     def see(self, evaluations: int, state: Measurement) -> None:
         """A state that was measured by the last of so many evaluations."""
@@ -48,8 +48,7 @@ class BestSoFar:
         total = sum(len(episode.actions) for episode in episodes)
         steps = 0
         for episode in episodes:
-            figures = (episode.accuracies, episode.parameter_reductions, episode.macs_reductions)
-            for state in map(Measurement, *figures):
+            for state in episode.states:
                 steps += 1
                 self.see(math.ceil(evaluations * steps / total), state)
 

@@ -5,7 +5,7 @@ selection split, which no policy sees, chooses among them.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,10 +45,7 @@ class Choice:
 
 def candidates(env: PruningEnv, episode: Episode) -> list[Candidate]:
     """The states of an episode, the complete network included, that meet the objective on the reward split."""
-    states = [
-        Measurement(env.baseline_accuracy, 0.0, 0.0),
-        *map(Measurement, episode.accuracies, episode.parameter_reductions, episode.macs_reductions),
-    ]
+    states = [Measurement.complete(env.baseline_accuracy), *episode.states]
     scores = [env.objective.score(state, env.baseline_accuracy) for state in states]
     return [
         Candidate(episode, steps, state, score)
@@ -93,8 +90,7 @@ def restore(env: PruningEnv, candidate: Candidate) -> None:
 
 def worth(env: PruningEnv, choice: Choice) -> tuple[float, float]:
     """Worth of a choice by the selection split, which no policy has seen: objective score, then accuracy."""
-    measured = choice.candidate.measurement
-    on_selection = Measurement(choice.selection_accuracy, measured.parameter_reduction, measured.macs_reduction)
+    on_selection = replace(choice.candidate.measurement, accuracy=choice.selection_accuracy)
     score = env.objective.score(on_selection, env.recognizer.baseline_accuracy("selection"))
     return score, choice.selection_accuracy
 

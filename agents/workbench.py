@@ -16,15 +16,25 @@ from envs.tasks import TaskConfig, make_recognizer
 from recognizers.compact_file import save_compact
 from recognizers.config import save_weights
 from recognizers.files import write_json
+from recognizers.latency_table import read_latency_table, write_latency_table
 from recognizers.masks import MaskMetadata, save_mask
+from recognizers.recognizer import Recognizer
 from recognizers.settings import override, validate
 
 
 def open_environment(task: TaskConfig, run: RunDirectory, *, progress: bool) -> PruningEnv:
     """An environment whose base weights lie in the run directory, trained on demand where the task allows it.
 
-    The environment's task names those weights, so that it can be built again anywhere that sees the directory.
+    The environment's task names those weights, and a copy of its latency table, where it has one, so that it can be
+    built again anywhere that sees the directory.
     """
+    task = keep_latency_table(task, run.latency_table)
+    recognizer = open_recognizer(task, run, progress=progress)
+    return PruningEnv(with_weights(task, run.recognizer), recognizer=recognizer)
+
+
+def open_recognizer(task: TaskConfig, run: RunDirectory, *, progress: bool) -> Recognizer:
+    """A recognizer whose base weights lie in the run directory, trained on demand where the task allows it."""
     if run.recognizer.is_file():
         task = with_weights(task, run.recognizer)
     recognizer = make_recognizer(
@@ -33,19 +43,39 @@ def open_environment(task: TaskConfig, run: RunDirectory, *, progress: bool) -> 
     if not run.recognizer.is_file():
         baseline = recognizer.baseline
         save_weights(run.recognizer, baseline.state, baseline.blueprint, baseline.provenance)
-    return PruningEnv(with_weights(task, run.recognizer), recognizer=recognizer)
+    return recognizer
 
 
 def task_of(run: RunDirectory, overrides: Iterable[str] = ()) -> TaskConfig:
-    """The task of an existing run, on the base weights in its directory."""
+    """The task of an existing run, on the base weights and with the latency table in its directory."""
     tree = override(run.read_settings().task.model_dump(mode="json"), overrides)
-    task = validate(TaskConfig, tree, str(run.config))
+    task = with_latency_table(validate(TaskConfig, tree, str(run.config)), run.latency_table)
     return with_weights(task, run.recognizer) if run.recognizer.is_file() else task
 
 
 def with_weights(task: TaskConfig, path: Path) -> TaskConfig:
     """The same task on the weights in ``path``."""
     return task.model_copy(update={"recognizer": task.recognizer.model_copy(update={"weights": str(path.absolute())})})
+
+
+def with_latency_table(task: TaskConfig, path: Path) -> TaskConfig:
+    """The same task with its latency table in ``path``, where it has one and the file exists."""
+    if task.recognizer.latency_table is None or not path.is_file():
+        return task
+    recognizer = task.recognizer.model_copy(update={"latency_table": str(path.absolute())})
+    return task.model_copy(update={"recognizer": recognizer})
+
+
+def keep_latency_table(task: TaskConfig, path: Path) -> TaskConfig:
+    """The same task with its latency table, where it has one, in ``path``; it is copied there first.
+
+    Raises:
+        FileError: the table cannot be read.
+        ConfigurationError: it is no latency table.
+    """
+    if task.recognizer.latency_table is not None and not path.is_file():
+        write_latency_table(path, read_latency_table(task.recognizer.latency_table))
+    return with_latency_table(task, path)
 
 
 def save_outcome(run: RunDirectory, env: PruningEnv, result: Result, *, name: str | None = None) -> None:

@@ -304,7 +304,7 @@ def _features(recognizer: Recognizer, layer_of_action: np.ndarray, removed: list
         features[action] = (
             layer / max(len(layers) - 1, 1),
             (action - first[layer]) / max(siblings[layer] - 1, 1),
-            *recognizer.costs.reductions(mask),
+            *recognizer.costs.reductions(mask)[:2],
             len(units) / len(layers[layer]),
         )
     return features

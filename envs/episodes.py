@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from envs.actions import Action, Stop
 from envs.errors import EpisodeError, InvalidActionError
+from envs.objectives import Measurement
 from envs.pruning import PruningEnv
 from recognizers.errors import FileError
 from recognizers.files import append_text, read_text, write_text
@@ -29,6 +30,8 @@ class Episode(BaseModel):
         accuracies: on the reward split after each action.
         parameter_reductions: after each action.
         macs_reductions: after each action.
+        latency_reductions: after each action; None without a latency table.
+        latency_sha256: of the latency table.
         terminated: whether the last action ended the episode.
         phase: where the episode comes from: a policy's own run, training (with exploration), or an evaluation.
     """
@@ -44,20 +47,46 @@ class Episode(BaseModel):
     accuracies: tuple[float, ...]
     parameter_reductions: tuple[float, ...]
     macs_reductions: tuple[float, ...]
+    latency_reductions: tuple[float, ...] | None = None
+    latency_sha256: str | None = None
     terminated: bool
     phase: Literal["run", "training", "evaluation"] = "run"
 
     @model_validator(mode="after")
     def _equal_lengths(self) -> "Episode":
-        lengths = {len(self.actions), len(self.rewards), len(self.accuracies), len(self.parameter_reductions)}
-        if len(lengths | {len(self.macs_reductions)}) != 1:
+        columns = [self.actions, self.rewards, self.accuracies, self.parameter_reductions, self.macs_reductions]
+        if self.latency_reductions is not None:
+            columns.append(self.latency_reductions)
+        if len(set(map(len, columns))) != 1:
             raise ValueError("actions, rewards, accuracies and reductions must have equal lengths")
+        if (self.latency_reductions is None) != (self.latency_sha256 is None):
+            raise ValueError("latency_reductions and latency_sha256 go together")
         return self
 
     @property
     def episode_return(self) -> float:
         """Sum of the rewards."""
         return float(sum(self.rewards))
+
+    @property
+    def states(self) -> list[Measurement]:
+        """What was measured after each action."""
+        columns = [self.accuracies, self.parameter_reductions, self.macs_reductions]
+        if self.latency_reductions is not None:
+            columns.append(self.latency_reductions)
+        return [Measurement(*figures) for figures in zip(*columns, strict=True)]
+
+
+def measured(env: PruningEnv, states: Sequence[Measurement]) -> dict[str, Any]:
+    """The fields of an episode that say what was measured after each action."""
+    latencies = tuple(state.latency_reduction for state in states)
+    return {
+        "accuracies": tuple(state.accuracy for state in states),
+        "parameter_reductions": tuple(state.parameter_reduction for state in states),
+        "macs_reductions": tuple(state.macs_reduction for state in states),
+        "latency_reductions": None if env.recognizer.latency_sha256 is None else latencies,
+        "latency_sha256": env.recognizer.latency_sha256,
+    }
 
 
 def play(
@@ -82,28 +111,28 @@ def play(
         max_steps: stop after so many steps, whether the episode has ended or not.
     """
     observation, info = env.reset(seed=seed)
-    steps: list[tuple[int | str, float, float, float, float]] = []
+    actions: list[int | str] = []
+    rewards: list[float] = []
+    states: list[Measurement] = []
     terminated = not info["action_mask"].any()
-    while not terminated and (max_steps is None or len(steps) < max_steps):
+    while not terminated and (max_steps is None or len(actions) < max_steps):
         action = choose(observation, info)
         if isinstance(action, Stop):
             break
         observation, reward, terminated, _, info = env.step(action)
-        figures = info["accuracy"], info["parameter_reduction"], info["macs_reduction"]
-        steps.append((env.actions.record(action), reward, *figures))
+        actions.append(env.actions.record(action))
+        rewards.append(reward)
+        states.append(env.measurement)
         if on_step is not None:
             on_step(info)
-    actions, rewards, accuracies, parameters, macs = zip(*steps, strict=True) if steps else ((),) * 5
     return Episode(
         task=env.task.name,
         base_sha256=env.recognizer.base_sha256,
         policy=policy,
         seed=seed,
-        actions=actions,
-        rewards=rewards,
-        accuracies=accuracies,
-        parameter_reductions=parameters,
-        macs_reductions=macs,
+        actions=tuple(actions),
+        rewards=tuple(rewards),
+        **measured(env, states),
         terminated=terminated,
         phase=phase,
     )
@@ -113,7 +142,7 @@ def replay(env: PruningEnv, episode: Episode, *, steps: int | None = None) -> Ep
     """Play the (first ``steps``) actions of an episode again; the environment is left in the state they lead to.
 
     Raises:
-        EpisodeError: the episode was recorded on another task, or with other base weights.
+        EpisodeError: the episode was recorded on another task, with other base weights, or with another latency table.
         InvalidActionError: an action is not valid where it was recorded.
     """
     if episode.task != env.task.name:
@@ -123,22 +152,24 @@ def replay(env: PruningEnv, episode: Episode, *, steps: int | None = None) -> Ep
             f"the episode was recorded with other base weights ({episode.base_sha256[:12]}...; "
             f"loaded: {env.recognizer.base_sha256[:12]}...)"
         )
+    if episode.latency_sha256 != env.recognizer.latency_sha256:
+        recorded, loaded = (
+            "none" if sha256 is None else f"{sha256[:12]}..."
+            for sha256 in (episode.latency_sha256, env.recognizer.latency_sha256)
+        )
+        raise EpisodeError(f"the episode was recorded with another latency table ({recorded}; loaded: {loaded})")
     actions = episode.actions[:steps]
     env.reset(seed=episode.seed)
-    rewards, accuracies, parameters, macs, terminated = [], [], [], [], False
+    rewards, states, terminated = [], [], False
     for action in actions:
-        _, reward, terminated, _, info = env.step(_recall(env, action))
+        _, reward, terminated, _, _ = env.step(_recall(env, action))
         rewards.append(reward)
-        accuracies.append(info["accuracy"])
-        parameters.append(info["parameter_reduction"])
-        macs.append(info["macs_reduction"])
+        states.append(env.measurement)
     return episode.model_copy(
         update={
             "actions": actions,
             "rewards": tuple(rewards),
-            "accuracies": tuple(accuracies),
-            "parameter_reductions": tuple(parameters),
-            "macs_reductions": tuple(macs),
+            **measured(env, states),
             "terminated": terminated,
         }
     )
@@ -167,7 +198,8 @@ def validate(env: PruningEnv, episode: Episode, *, tolerance: float = 1e-6) -> N
         played = replay(env, episode)
     except InvalidActionError as error:
         raise EpisodeError(f"an action was not valid where it was recorded: {error}") from error
-    for field in ("rewards", "accuracies", "parameter_reductions", "macs_reductions"):
+    latency = [] if episode.latency_reductions is None else ["latency_reductions"]
+    for field in ("rewards", "accuracies", "parameter_reductions", "macs_reductions", *latency):
         recorded, actual = np.array(getattr(episode, field)), np.array(getattr(played, field))
         wrong = np.flatnonzero(~(np.abs(recorded - actual) <= tolerance))
         if wrong.size:

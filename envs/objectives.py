@@ -3,16 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo, model_validator
 
-from recognizers.costs import CostModel
+from recognizers.costs import CostModel, Measure, Reductions
 from recognizers.errors import ConfigurationError, UnknownNameError
 from recognizers.registry import Registry
-
-Measure = Literal["parameters", "macs"]
 
 
 @dataclass(frozen=True)
@@ -23,15 +21,26 @@ class Measurement:
         accuracy: on the reward split, in 0..1.
         parameter_reduction: fraction of parameters removed.
         macs_reduction: fraction of MACs removed.
+        latency_reduction: fraction of the latency removed, which may be negative; None where there is no table of it.
     """
 
     accuracy: float
     parameter_reduction: float
     macs_reduction: float
+    latency_reduction: float | None = None
+
+    @classmethod
+    def complete(cls, accuracy: float) -> "Measurement":
+        """Of the complete network."""
+        return cls(accuracy, 0.0, 0.0, 0.0)
 
     def reduction(self, measure: Measure) -> float:
-        """The reduction in one measure."""
-        return self.parameter_reduction if measure == "parameters" else self.macs_reduction
+        """The reduction in one measure.
+
+        Raises:
+            ConfigurationError: latency, and there is no table of it.
+        """
+        return Reductions(self.parameter_reduction, self.macs_reduction, self.latency_reduction).of(measure)
 
 
 class Objective(BaseModel, ABC):
@@ -68,8 +77,9 @@ class Objective(BaseModel, ABC):
         """Refuse a recognizer on which the objective cannot be met.
 
         Raises:
-            ConfigurationError: with the reduction that is within reach.
+            ConfigurationError: it counts latency, and there is no table of it; or with the reduction within reach.
         """
+        costs.reductions(reach).of(self.measure)
 
 
 _OBJECTIVES = Registry[type[Objective]]("objective")
@@ -90,7 +100,7 @@ class Tolerance(Objective):
 
     kind: Literal["tolerance"] = "tolerance"
     drop: float = Field(0.015, ge=0, lt=1, description="accuracy that may be lost, as a fraction (0.015 = 1.5 points)")
-    count: Measure = Field("parameters", description="which reduction is rewarded: parameters or macs")
+    count: Measure = Field("parameters", description="which reduction is rewarded: parameters, macs or latency")
 
     @property
     def measure(self) -> Measure:
@@ -132,24 +142,27 @@ class Budget(Objective):
     kind: Literal["budget"] = "budget"
     macs: float | None = Field(None, gt=0, lt=1, description="share of the MACs that may remain")
     parameters: float | None = Field(None, gt=0, lt=1, description="share of the parameters that may remain")
+    latency: float | None = Field(None, gt=0, lt=1, description="share of the latency that may remain")
 
     @model_validator(mode="after")
     def _one_target(self) -> "Budget":
-        if (self.macs is None) == (self.parameters is None):
-            raise ValueError("give exactly one target: macs or parameters")
+        if sum(share is not None for share in self._shares.values()) != 1:
+            raise ValueError("give exactly one target: macs, parameters or latency")
         return self
+
+    @property
+    def _shares(self) -> dict[Measure, float | None]:
+        return {measure: getattr(self, measure) for measure in get_args(Measure)}
 
     @property
     def measure(self) -> Measure:
         """That of the target."""
-        return "macs" if self.macs is not None else "parameters"
+        return next(measure for measure, share in self._shares.items() if share is not None)
 
     @property
     def target(self) -> float:
         """The reduction to reach."""
-        remaining = self.macs if self.macs is not None else self.parameters
-        assert remaining is not None
-        return 1 - remaining
+        return 1 - next(share for share in self._shares.values() if share is not None)
 
     def reward(self, before: Measurement, after: Measurement, baseline: float) -> float:
         """Change of accuracy."""
@@ -169,13 +182,16 @@ class Budget(Objective):
         return (after.accuracy - before.accuracy) / max(gain, 1e-12)
 
     def trim(self, units: np.ndarray, mask: np.ndarray, costs: CostModel) -> np.ndarray:
-        """The shortest leading part of ``units`` that reaches the target; all of them where none does."""
-        index = 0 if self.measure == "parameters" else 1
+        """The shortest leading part of ``units`` that reaches the target; all of them where they do not.
+
+        Latency need not fall with every unit: of the leading parts that reach its target this is one, and without its
+        last unit it would not.
+        """
 
         def reached(count: int) -> bool:
             trial = mask.copy()
             trial[units[:count]] = 0
-            return bool(costs.reductions(trial)[index] >= self.target - 1e-12)
+            return costs.reductions(trial).of(self.measure) >= self.target - 1e-12
 
         if not reached(len(units)):
             return units
@@ -187,7 +203,7 @@ class Budget(Objective):
 
     def check(self, reach: np.ndarray, costs: CostModel) -> None:
         """Refuse a target beyond one unit per layer."""
-        reduction = costs.reductions(reach)[0 if self.measure == "parameters" else 1]
+        reduction = costs.reductions(reach).of(self.measure)
         if reduction < self.target:
             raise ConfigurationError(
                 f"objective.{self.measure}={1 - self.target:.4g} is out of reach: with as little in every prunable "

@@ -77,7 +77,8 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
     A trained network, the recognizer, starts complete. Each action zeroes out a group of units (filters, neurons,
     or sets of them that are tied by residual sums); the recognizer then recovers as the task says (nothing,
     batch-norm recalibration, or a little retraining) and measures its accuracy on the reward split. Parameters and
-    multiply-accumulates are those of the physically sliced network.
+    multiply-accumulates are those of the physically sliced network; its latency, where `recognizer.latency_table`
+    names a table of it, is interpolated from measured layers, so that equal masks have equal latencies.
 
     ## Action space
     `Discrete(n)`, or `MultiBinary(n_units)` for kind `mask`. What an action removes is set by `actions.kind` of the
@@ -100,7 +101,8 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
     | key         | space                | meaning                                                         |
     |-------------|----------------------|-----------------------------------------------------------------|
     | accuracy    | Box(0, 1, (1,))      | accuracy on the reward split                                    |
-    | reduction   | Box(0, 1, (1,))      | fraction removed, of what the objective counts                  |
+    | reduction   | Box(0, 1, (1,))      | fraction removed, of what the objective counts; 0 where the     |
+    |             |                      | latency has risen                                               |
     | mask        | MultiBinary(n_units) | 1 kept, 0 zeroed out                                            |
     | action_mask | MultiBinary(n)       | 1 valid; only with `action_mask=True`, for learners that mask   |
     | features    | Box((n_units, 7))    | only with `features=True`: of each unit, norm, batch-norm scale |
@@ -112,7 +114,8 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
     Set by `objective.kind` of the task:
 
     - `tolerance`: the reduction gained by the step; 0 for the step that leaves the tolerance. The return is the
-      reduction reached within tolerance.
+      reduction reached within tolerance. A step after which the network is slower by the table costs something
+      where latency counts.
     - `budget`: the change of accuracy. The return is the final accuracy minus the baseline accuracy.
 
     ## Starting state
@@ -124,7 +127,8 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
 
     ## Info
     `accuracy`, `standard_error` (of the accuracy, as measured on a sample of images: sqrt(p (1 - p) / images)),
-    `baseline_accuracy`, `parameter_reduction`, `macs_reduction`, `reward` (of the last step),
+    `baseline_accuracy`, `parameter_reduction`, `macs_reduction`, `latency_reduction` (only with a latency table),
+    `reward` (of the last step),
     `kept_units` (kept units per layer), `action_mask`, `episode_seed` (`reset(seed=...)` with it and
     the same actions gives the same episode), `seconds` (of the last step: `zero_out`, `recover`, `measure`).
 
@@ -204,7 +208,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         self.environment_steps = 0
         self.seconds = Seconds()
         self.probes: list[Probe] = []
-        self._state = Measurement(self.baseline_accuracy, 0.0, 0.0)
+        self._state = Measurement.complete(self.baseline_accuracy)
         self._generator = torch.Generator()
         self._episode_seed = 0
         self._terminated = True
@@ -237,7 +241,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         self._generator.manual_seed(self._episode_seed)
         self.recognizer.reset()
         self.recognizer.holder = self
-        self._state = Measurement(self.baseline_accuracy, 0.0, 0.0)
+        self._state = Measurement.complete(self.baseline_accuracy)
         self._terminated = False
         self.probes = []
         return self.observation, self._info(0.0, Seconds(), self._action_mask())
@@ -303,6 +307,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         lines = [
             f"accuracy {state.accuracy:.4f} (baseline {self.baseline_accuracy:.4f})  "
             f"parameters -{state.parameter_reduction:.1%}  MACs -{state.macs_reduction:.1%}"
+            + ("" if self.recognizer.costs.latency is None else f"  latency {-state.reduction('latency'):+.1%}")
         ]
         kept_units = self.recognizer.kept_units
         for layer in self.recognizer.table.layers:
@@ -363,7 +368,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
     def _observe(self, state: Measurement, mask: np.ndarray, action_mask: np.ndarray) -> Observation:
         observation = {
             "accuracy": np.array([state.accuracy], dtype=np.float32),
-            "reduction": np.array([state.reduction(self.objective.measure)], dtype=np.float32),
+            "reduction": np.clip([state.reduction(self.objective.measure)], 0, 1).astype(np.float32),
             "mask": mask,
         }
         if self._observe_action_mask:
@@ -375,7 +380,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
 
     def _info(self, reward: float, seconds: Seconds, action_mask: np.ndarray) -> dict[str, Any]:
         accuracy, images = self._state.accuracy, len(self.recognizer.splits.reward.labels)
-        return {
+        info = {
             "accuracy": accuracy,
             "standard_error": float(np.sqrt(accuracy * (1 - accuracy) / images)),
             "baseline_accuracy": self.baseline_accuracy,
@@ -387,3 +392,6 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
             "episode_seed": self._episode_seed,
             "seconds": seconds,
         }
+        if self.recognizer.costs.latency is not None:
+            info["latency_reduction"] = self._state.latency_reduction
+        return info

@@ -19,6 +19,7 @@ from recognizers.data import Normalization, Splits, dataset_files, load_dataset,
 from recognizers.errors import FileError, WeightsError
 from recognizers.evaluation import Precision
 from recognizers.files import read_tensors, write_tensors
+from recognizers.latency_table import LatencyModel, read_latency_table
 from recognizers.preparation import AnyPreparation, FilterReplacement, PcaInit, Provenance, Start
 from recognizers.preparation.narrowing import narrowed_network
 from recognizers.preparation.retraining import replace_filters
@@ -97,6 +98,10 @@ class RecognizerConfig(BaseModel):
         description="CPU threads of the process; small networks run fastest on one; default: PyTorch's; "
         "a forked process always has one",
     )
+    latency_table: str | None = Field(
+        None,
+        description="file that `zeroout recognizer latency` wrote for this network; objectives count latency by it",
+    )
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="how the weights are trained")
     finetuning: RetrainingConfig = Field(
         default_factory=RetrainingConfig, description="how a finished, pruned network is fine-tuned"
@@ -163,6 +168,7 @@ def build_recognizer(
     Raises:
         DataError: the data are missing or malformed.
         WeightsError: the weights are missing or do not fit.
+        ConfigurationError: the latency table is one of another network.
     """
     _set_threads(config.threads)
     if baseline is None:
@@ -178,7 +184,21 @@ def build_recognizer(
         )
         for record in baseline.history[len(reported) :]:
             report(record)
-    return Recognizer(baseline, recovery=recovery, cache_megabytes=config.cache_megabytes)
+    return Recognizer(
+        baseline, recovery=recovery, cache_megabytes=config.cache_megabytes, latency=_latency(config, baseline)
+    )
+
+
+def _latency(config: RecognizerConfig, baseline: Baseline) -> LatencyModel | None:
+    if config.latency_table is None:
+        return None
+    return LatencyModel(
+        read_latency_table(config.latency_table),
+        baseline.network,
+        baseline.table,
+        baseline.normalization.normalize(baseline.splits.train.images[:1].to(baseline.device)),
+        baseline.architecture,
+    )
 
 
 def _build_baseline(

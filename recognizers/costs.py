@@ -1,13 +1,25 @@
 """Parameters and multiply-accumulates (MACs) of a pruned network, in closed form from its mask."""
 
+from __future__ import annotations
+
+import copy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recognizers.channels import ChannelCounts
+from recognizers.errors import ConfigurationError
 from recognizers.evaluation import training_mode
-from recognizers.units import UnitTable
+from recognizers.units import Slot, UnitTable, is_depthwise
+
+if TYPE_CHECKING:
+    from recognizers.latency_table import LatencyModel
+
+Measure = Literal["parameters", "macs", "latency"]
+"""What can be counted of a network."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,34 @@ class Cost:
     macs: int
 
 
+class Reductions(NamedTuple):
+    """What is gone, as fractions.
+
+    Attributes:
+        parameters: of the parameters.
+        macs: of the MACs.
+        latency: of the latency by a table; negative where the pruned network is slower. None without a table.
+    """
+
+    parameters: float
+    macs: float
+    latency: float | None = None
+
+    def of(self, measure: Measure) -> float:
+        """The reduction in one measure.
+
+        Raises:
+            ConfigurationError: latency, and there is no table of it.
+        """
+        reduction = self.latency if measure == "latency" else self.parameters if measure == "parameters" else self.macs
+        if reduction is None:
+            raise ConfigurationError(
+                "latency is counted by a table: make one with `zeroout recognizer latency --task TASK --out FILE`, and "
+                "set recognizer.latency_table=FILE"
+            )
+        return reduction
+
+
 class CostModel:
     """Costs as a function of the mask.
 
@@ -34,13 +74,16 @@ class CostModel:
         network: the dense network.
         table: its units.
         example: an input batch, ``[N, C, H, W]``; its spatial size counts.
+
+    Attributes:
+        baseline: cost of the dense network.
+        latency: by a table, where there is one; see :meth:`with_latency`.
     """
 
     def __init__(self, network: nn.Module, table: UnitTable, example: Tensor) -> None:
         positions = output_positions(network, example)
-        rows: list[tuple[float, float, float, float, float]] = []  # out, in, weight, bias, positions
-        units: list[np.ndarray] = []
-        owners: list[np.ndarray] = []
+        sides: list[np.ndarray | int] = []  # out, in of each module
+        factors: list[tuple[float, float, float]] = []  # weight, bias, positions
         seen: set[int] = set()
         for path, module in network.named_modules():
             own = [parameter for parameter in module.parameters(recurse=False) if id(parameter) not in seen]
@@ -51,54 +94,65 @@ class CostModel:
             slot = table.slots.get(path)
             if slot is None:  # nothing to prune: a constant
                 macs = module.weight.numel() * positions[path] if isinstance(module, nn.Conv2d | nn.Linear) else 0
-                rows.append((1, 1, 0, parameters, 0) if macs == 0 else (1, 1, parameters, 0, macs / parameters))
+                sides += [1, 1]
+                factors.append((0, parameters, 0) if macs == 0 else (parameters, 0, macs / parameters))
                 continue
-            row = len(rows)
-            for side, channels in ((0, slot.out_units), (1, slot.in_units)):
-                prunable = np.empty(0, dtype=np.int64) if channels is None else channels[channels >= 0]
-                units.append(prunable)
-                owners.append(np.full(len(prunable), 2 * row + side))
-            rows.append(_row(module, slot.out_units, slot.in_units, positions.get(path, 0)))
-        self._units = np.concatenate(units) if units else np.empty(0, dtype=np.int64)
-        self._owners = np.concatenate(owners) if owners else np.empty(0, dtype=np.int64)
-        table_of_rows = np.array(rows, dtype=np.float64)  # exact for integers below 2^53
-        self._fixed = table_of_rows[:, :2]
-        self._weight, self._bias, self._positions = table_of_rows[:, 2:].T
+            sides += channel_sides(module, slot)
+            factors.append(_factors(module, slot, positions.get(path, 0)))
+        self._channels = ChannelCounts(sides)
+        self._weight, self._bias, self._positions = np.array(factors, dtype=np.float64).T  # exact below 2^53
         self.baseline = self(np.ones(table.n_units, dtype=np.int8))
+        self.latency: LatencyModel | None = None
+
+    def with_latency(self, latency: LatencyModel) -> CostModel:
+        """The same, with latencies by a table."""
+        result = copy.copy(self)
+        result.latency = latency
+        return result
 
     def __call__(self, mask: np.ndarray) -> Cost:
         """Cost under ``mask``, ``[n_units]``, 1 kept."""
-        counts = np.bincount(self._owners, weights=mask[self._units], minlength=2 * len(self._fixed))
-        outputs, inputs = (self._fixed + counts.reshape(-1, 2)).T
+        outputs, inputs = self._channels(mask).reshape(-1, 2).T
         weights = self._weight * outputs * inputs
         return Cost(round((weights + self._bias * outputs).sum()), round((weights * self._positions).sum()))
 
-    def reductions(self, mask: np.ndarray) -> tuple[float, float]:
-        """Fractions of parameters and of MACs removed under ``mask``."""
+    def reductions(self, mask: np.ndarray) -> Reductions:
+        """What is gone under ``mask``."""
         cost = self(mask)
-        return 1 - cost.parameters / self.baseline.parameters, 1 - cost.macs / max(self.baseline.macs, 1)
+        return Reductions(
+            1 - cost.parameters / self.baseline.parameters,
+            1 - cost.macs / max(self.baseline.macs, 1),
+            None if self.latency is None else self.latency.reduction(mask),
+        )
 
 
-def _row(
-    module: nn.Module, out_units: np.ndarray | None, in_units: np.ndarray | None, positions: int
-) -> tuple[float, float, float, float, float]:
-    """Always-kept outputs and inputs of a module, and its cost factors."""
+def channel_sides(module: nn.Module, slot: Slot) -> list[np.ndarray | int]:
+    """Output and input side of a module, as :class:`~recognizers.channels.ChannelCounts` takes them.
 
-    def fixed(units: np.ndarray | None, channels: int) -> int:
-        return channels if units is None else int((units < 0).sum())
+    A module that treats every channel on its own has one input.
+    """
+    if isinstance(module, nn.Conv2d):
+        channels = module.out_channels, 1 if is_depthwise(module) else module.in_channels
+    elif isinstance(module, nn.Linear):
+        channels = module.out_features, module.in_features
+    else:
+        channels = 0 if slot.out_units is None else len(slot.out_units), 1
+    given = slot.out_units, slot.in_units
+    return [count if units is None else units for units, count in zip(given, channels, strict=True)]
 
+
+def _factors(module: nn.Module, slot: Slot, positions: int) -> tuple[float, float, float]:
+    """Weights per output and input channel, biases per output channel, output positions."""
     if isinstance(module, nn.Conv2d):
         bias = float(module.bias is not None)
-        if module.groups == module.in_channels == module.out_channels and module.groups > 1:
-            return fixed(out_units, module.out_channels), 1, module.weight[0].numel(), bias, positions
-        weight = module.kernel_size[0] * module.kernel_size[1] / module.groups
-        return fixed(out_units, module.out_channels), fixed(in_units, module.in_channels), weight, bias, positions
+        if is_depthwise(module):
+            return module.weight[0].numel(), bias, positions
+        return module.kernel_size[0] * module.kernel_size[1] / module.groups, bias, positions
     if isinstance(module, nn.Linear):
-        bias = float(module.bias is not None)
-        return fixed(out_units, module.out_features), fixed(in_units, module.in_features), 1, bias, positions
+        return 1, float(module.bias is not None), positions
     per_channel = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-    channels = 0 if out_units is None else len(out_units)
-    return fixed(out_units, channels), 1, 0, per_channel / channels, 0
+    channels = 0 if slot.out_units is None else len(slot.out_units)
+    return 0, per_channel / channels, 0
 
 
 def output_positions(network: nn.Module, example: Tensor) -> dict[str, int]:

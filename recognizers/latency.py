@@ -1,7 +1,8 @@
 """How long networks take, side by side."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +48,25 @@ def alternate(runs: Mapping[str, Callable[[], object]], *, rounds: int, warmup: 
     }
 
 
-def torch_run(network: nn.Module, inputs: Tensor) -> Callable[[], object]:
+def torch_run(network: nn.Module, *inputs: Tensor) -> Callable[[], object]:
     """A forward pass of a network in evaluation mode, as a function that returns when it is done."""
 
     def run() -> None:
         with torch.inference_mode():
-            network(inputs)
-        if inputs.device.type == "cuda":
-            torch.cuda.synchronize(inputs.device)
+            network(*inputs)
+        if inputs[0].device.type == "cuda":
+            torch.cuda.synchronize(inputs[0].device)
 
     return run
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[int]:
+    """Set PyTorch's threads (None: leave them), yield how many there are, and put them back."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)

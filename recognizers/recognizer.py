@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from recognizers.baseline import Baseline, Split
 from recognizers.blueprint import Blueprint
 from recognizers.compaction import CompactNetwork
-from recognizers.costs import Cost, CostModel
+from recognizers.costs import Cost, CostModel, Reductions
 from recognizers.data import Normalization, Splits
 from recognizers.errors import MaskError
 from recognizers.evaluation import accuracy
 from recognizers.execution.engine import Engine, Values
+from recognizers.latency_table import LatencyModel
 from recognizers.masks import check_mask
 from recognizers.recovery import NoRecovery, Recovery
 from recognizers.units import UnitTable
@@ -59,6 +60,10 @@ class Recognizer:
         baseline: the network before pruning, with its data; recognizers may share one.
         recovery: what to do after units were zeroed out.
         cache_megabytes: memory that tensors kept between steps may take, in all recognizers of the baseline together.
+        latency: of the network by its mask, where that is to be counted.
+
+    Attributes:
+        costs: parameters, MACs and latency by mask.
     """
 
     def __init__(
@@ -67,8 +72,10 @@ class Recognizer:
         *,
         recovery: Recovery | None = None,
         cache_megabytes: int = DEFAULT_CACHE_MEGABYTES,
+        latency: LatencyModel | None = None,
     ) -> None:
         self.baseline = baseline
+        self.costs: CostModel = baseline.costs if latency is None else baseline.costs.with_latency(latency)
         self.recovery = recovery or NoRecovery()
         shares = self.recovery.changes != "everything"
         self._compact = CompactNetwork(baseline.network, baseline.table, share=shares)
@@ -101,11 +108,6 @@ class Recognizer:
     def table(self) -> UnitTable:
         """The units."""
         return self.baseline.table
-
-    @property
-    def costs(self) -> CostModel:
-        """Parameters and MACs by mask."""
-        return self.baseline.costs
 
     @property
     def splits(self) -> Splits:
@@ -148,6 +150,11 @@ class Recognizer:
         return self.baseline.sha256
 
     @property
+    def latency_sha256(self) -> str | None:
+        """SHA-256 of the table that latency is counted by; None where it is not."""
+        return None if self.costs.latency is None else self.costs.latency.sha256
+
+    @property
     def n_units(self) -> int:
         """Number of units."""
         return self.table.n_units
@@ -175,20 +182,25 @@ class Recognizer:
         return self.costs(self._mask)
 
     @property
+    def reductions(self) -> Reductions:
+        """What is gone."""
+        return self.costs.reductions(self._mask)
+
+    @property
     def parameter_reduction(self) -> float:
         """Fraction of the parameters removed."""
-        return self.costs.reductions(self._mask)[0]
+        return self.reductions.parameters
 
     @property
     def macs_reduction(self) -> float:
         """Fraction of the MACs removed."""
-        return self.costs.reductions(self._mask)[1]
+        return self.reductions.macs
 
     @property
-    def original_reductions(self) -> tuple[float, float]:
-        """Fractions of the parameters and of the MACs removed from the network before a preparation narrowed it."""
+    def original_reductions(self) -> Reductions:
+        """What is gone of the network before a preparation narrowed it; the latency of that is not known."""
         cost, original = self.cost, self.baseline.original_cost
-        return 1 - cost.parameters / original.parameters, 1 - cost.macs / max(original.macs, 1)
+        return Reductions(1 - cost.parameters / original.parameters, 1 - cost.macs / max(original.macs, 1))
 
     @property
     def kept_units(self) -> dict[str, int]:

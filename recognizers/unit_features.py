@@ -64,7 +64,7 @@ def _compute(recognizer: Recognizer) -> np.ndarray:
     for unit in range(recognizer.n_units):
         mask = np.ones(recognizer.n_units, dtype=np.int8)
         mask[unit] = 0
-        features[unit, 4:] = recognizer.costs.reductions(mask)
+        features[unit, 4:] = recognizer.costs.reductions(mask)[:2]
     features[:, 4:] *= recognizer.n_units
     return features
 

@@ -152,5 +152,4 @@ def removal_mask(order: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
 def meets(env: PruningEnv, target: Budget, counts: np.ndarray) -> bool:
     """Whether the target is reached once each layer has lost that many units; costs do not depend on which."""
     order = [layer.units for layer in env.recognizer.table.layers]
-    reductions = env.recognizer.costs.reductions(removal_mask(order, counts))
-    return bool(reductions[0 if target.measure == "parameters" else 1] >= target.target - 1e-12)
+    return env.recognizer.costs.reductions(removal_mask(order, counts)).of(target.measure) >= target.target - 1e-12

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,10 +105,9 @@ class EvolutionSearch(EpisodeSearch):
     def _promise(self, genes: np.ndarray) -> float:
         """The return that the model expects of an order."""
         objective, baseline = self._env.objective, self._env.baseline_accuracy
-        before, total = Measurement(baseline, 0.0, 0.0), 0.0
+        before, total = Measurement.complete(baseline), 0.0
         for mask, state in imagine(self._env, genes):
-            accuracy = baseline - self._model.loss(mask)
-            after = Measurement(accuracy, state.parameter_reduction, state.macs_reduction)
+            after = replace(state, accuracy=baseline - self._model.loss(mask))
             total += objective.reward(before, after, baseline)
             if objective.terminated(after, baseline):
                 break

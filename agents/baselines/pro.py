@@ -1,6 +1,7 @@
 """PRO, pruning ratio optimisation: how much each layer can lose is measured, then shared out."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +14,8 @@ from recognizers.criteria import Criterion
 from recognizers.errors import ConfigurationError
 from recognizers.recognizer import Recognizer
 
+COST_POINTS = 17
+"""Counts of a layer at which a cost that is not linear in them is looked up."""
 FRACTIONS = (1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8, 15 / 16)
 
 
@@ -100,7 +103,8 @@ class ProAllocation(Allocation):
                 _interpolated(line, len(units) - int(count))
                 for line, units, count in zip(polylines, order, counts, strict=True)
             ]
-            shared = share_out(tables, counts, lambda trial: _cost(env, target, order, trial), 1 - part)
+            cost = partial(_cost, env, target, order)
+            shared = share_out(tables, counts, cost, 1 - part, linear=target.measure != "latency")
             after = _trimmed(env, aim, tables, counts, shared)
             self.plans.append(Plan(polylines=tuple(polylines), chosen=tuple((after - counts).tolist())))
             counts = after
@@ -138,7 +142,7 @@ def measure(recognizer: Recognizer, order: Sequence[np.ndarray], counts: np.ndar
         mask[order[layer][: counts[layer] + number]] = 0
         masks.append(mask)
     errors = [float((logits - reference).square().sum(1).mean()) - base for logits in recognizer.probe_logits(masks)]
-    full = recognizer.costs.reductions(start)[1]
+    full = recognizer.costs.reductions(start).macs
     polylines = []
     for layer, units in enumerate(order):
         mine = [index for index, (of_layer, _) in enumerate(trials) if of_layer == layer]
@@ -148,7 +152,7 @@ def measure(recognizer: Recognizer, order: Sequence[np.ndarray], counts: np.ndar
                 units=len(units) - int(counts[layer]),
                 removed=tuple(trials[index][1] for index in mine),
                 errors=tuple(errors[index] for index in mine),
-                macs=tuple(recognizer.costs.reductions(masks[index])[1] - full for index in mine),
+                macs=tuple(recognizer.costs.reductions(masks[index]).macs - full for index in mine),
             )
         )
     return polylines, len(masks) + 1
@@ -165,22 +169,41 @@ def _interpolated(line: Polyline, left: int) -> np.ndarray:
 
 
 def share_out(
-    tables: Sequence[np.ndarray], start: np.ndarray, cost: Callable[[np.ndarray], float], remaining: float
+    tables: Sequence[np.ndarray],
+    start: np.ndarray,
+    cost: Callable[[np.ndarray], float],
+    remaining: float,
+    *,
+    linear: bool = True,
 ) -> np.ndarray:
     """Counts whose summed error is least among those that a price on the cost leads to.
 
     With a price per unit of cost, each layer takes the count that is best for it, given the others, until nothing
-    changes; the price is bisected. Costs are linear in each layer's count, the others fixed.
+    changes; the price is bisected.
 
     Args:
         tables: error of removing 0, 1, ... more units of each layer.
         start: units that each layer has lost, ``[layers]``.
         cost: from lost units to the cost that remains, as a fraction.
         remaining: what may remain.
+        linear: whether the cost is linear in each layer's count, the others fixed; else it is looked up at a few
+            counts, and interpolated.
 
     Returns:
         Lost units, ``[layers]``, the fewest that the search has found to meet the target.
     """
+
+    def saved(layer: int, extra: np.ndarray) -> np.ndarray:
+        """What removing 0, 1, ... more units of a layer saves."""
+        counts = np.arange(len(tables[layer]))
+        points = counts[:2] if linear else np.unique(np.linspace(0, counts[-1], COST_POINTS).round().astype(np.int64))
+        costs = []
+        for point in points:
+            trial = start + extra
+            trial[layer] = start[layer] + point
+            costs.append(cost(trial))
+        savings: np.ndarray = (costs[0] - costs[1]) * counts
+        return savings if linear else np.interp(counts, points, costs[0] - np.array(costs))
 
     def respond(price: float, extra: np.ndarray) -> np.ndarray:
         extra = extra.copy()
@@ -189,10 +212,7 @@ def share_out(
             for layer, table in enumerate(tables):
                 if len(table) < 2:
                     continue
-                low, high = extra.copy(), extra.copy()
-                low[layer], high[layer] = 0, 1
-                saved = cost(start + low) - cost(start + high)
-                extra[layer] = int(np.argmin(table - price * saved * np.arange(len(table))))
+                extra[layer] = int(np.argmin(table - price * saved(layer, extra)))
             if (extra == before).all():
                 break
         return extra
@@ -237,5 +257,4 @@ def _trimmed(
 
 
 def _cost(env: PruningEnv, target: Budget, order: Sequence[np.ndarray], counts: np.ndarray) -> float:
-    reductions = env.recognizer.costs.reductions(removal_mask(list(order), counts))
-    return 1 - reductions[0 if target.measure == "parameters" else 1]
+    return 1 - env.recognizer.costs.reductions(removal_mask(list(order), counts)).of(target.measure)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -181,6 +182,11 @@ class BenchmarkConfig(BaseModel):
 def load_benchmark(name: str, overrides: Sequence[str] = ()) -> BenchmarkConfig:
     """A shipped benchmark by name, or any by the path of its YAML file."""
     return validate(BenchmarkConfig, override(read_yaml(find("benchmarks", name)), overrides), f"benchmark {name}")
+
+
+def table_path(directory: Path, key: Key) -> Path:
+    """Where a benchmark keeps the latency table of a run; all seeds have the same."""
+    return directory / "latency" / slug(key.task) / f"{slug(key.label)}.json"
 
 
 def slug(name: str) -> str:

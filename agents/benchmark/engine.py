@@ -8,12 +8,13 @@ from typing import Any
 
 import ray
 
-from agents.benchmark.config import TRAIN, BenchmarkConfig, Key, slug
+from agents.benchmark.config import TRAIN, BenchmarkConfig, Key, slug, table_path
 from agents.benchmark.job import Base, Job, out_of_time, perform
 from agents.benchmark.rows import Row
 from agents.cluster import start_ray
 from agents.object_store import Contents, pack, unpack
 from agents.policy import check_policy
+from agents.workbench import keep_latency_table
 from envs.tasks import TaskConfig
 from recognizers.errors import ZeroOutError
 from recognizers.preparation import FilterReplacement
@@ -30,6 +31,7 @@ def plan(config: BenchmarkConfig, directory: Path, finished: Sequence[Row]) -> l
 
     Raises:
         ConfigurationError: an unknown policy, or settings that a task does not have.
+        FileError: a latency table cannot be read, or not be copied into the directory.
     """
     done = {row.key for row in finished if row.result is not None}
     for entry in config.policies:
@@ -41,6 +43,7 @@ def plan(config: BenchmarkConfig, directory: Path, finished: Sequence[Row]) -> l
             continue
         task = config.settings(key)
         run = directory / "runs" / slug(key.task) / slug(key.label) / f"seed-{key.seed}"
+        task = keep_latency_table(task, table_path(directory, key))
         base = _base(key, task, directory / "bases")
         jobs.append(Job(key, config.entry(key.label), task, base, run.absolute(), config.time_limit))
     return jobs
@@ -85,12 +88,14 @@ def _base(key: Key, task: TaskConfig, directory: Path) -> Base:
     if isinstance(task.recognizer.preparation, FilterReplacement) and task.recognizer.weights is None:
         plain = task.recognizer.model_copy(update={"preparation": None})
         source = _base(key, task.model_copy(update={"recognizer": plain}), directory)
-    return Base(task, directory / _base_name(key, task), source)
+    # Bases are shared by tasks that count latency by different tables.
+    bare = task.model_copy(update={"recognizer": task.recognizer.model_copy(update={"latency_table": None})})
+    return Base(bare, directory / _base_name(key, task), source)
 
 
 def _base_name(key: Key, task: TaskConfig) -> str:
     """A name for the base network; equal for runs that start from the same one."""
-    same = {"finetuning", "cache_megabytes"}
+    same = {"finetuning", "cache_megabytes", "latency_table"}
     settings = [task.recognizer.model_dump(exclude=same), task.data.model_dump()]
     return f"{slug(task.name)}-seed-{key.seed}-{fingerprint(settings, [])[:8]}"
 

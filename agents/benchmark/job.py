@@ -19,7 +19,7 @@ from agents.policy import make_policy, suited
 from agents.results import Result
 from agents.run_directory import RunDirectory, RunSettings
 from agents.running import Run, run_policy
-from agents.workbench import finetune_outcome, open_environment, save_outcome, save_plans, with_weights
+from agents.workbench import finetune_outcome, open_recognizer, save_outcome, save_plans, with_weights
 from envs.episodes import write_episodes
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, make_recognizer
@@ -53,7 +53,7 @@ class Base:
         if self.source is not None and not run.recognizer.is_file():
             self.source.open(progress=progress)
             task = with_weights(task, RunDirectory(self.source.directory).recognizer)
-        return open_environment(task, run, progress=progress).recognizer
+        return open_recognizer(task, run, progress=progress)
 
 
 @dataclass(frozen=True)

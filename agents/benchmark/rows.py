@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from agents.benchmark.config import BenchmarkConfig, Key
 from agents.results import Result
 from envs.episodes import Episode
-from envs.objectives import AnyObjective, Budget, Measurement, Objective
+from envs.objectives import AnyObjective, Budget, Objective
 from recognizers.errors import ConfigurationError, FileError
 from recognizers.files import read_json, read_text
 from recognizers.settings import validate
@@ -91,8 +91,7 @@ def score(result: Result) -> float:
     if isinstance(objective, Budget):
         accuracy = result.finetuned.test_accuracy if result.finetuned else result.test_accuracy
         return accuracy / max(result.baseline_test_accuracy, 1e-12)
-    state = Measurement(result.validation_accuracy, result.parameter_reduction, result.macs_reduction)
-    worth = objective.score(state, result.baseline_validation_accuracy)
+    worth = objective.score(result.measurement, result.baseline_validation_accuracy)
     return worth if math.isfinite(worth) else 0.0
 
 

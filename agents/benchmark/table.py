@@ -15,6 +15,7 @@ from agents.statistics import interval
 COLUMNS = {
     "parameter_reduction": "parameters removed %",
     "macs_reduction": "MACs removed %",
+    "latency_reduction": "latency reduction %",
     "validation_change": "validation change (points)",
     "selection_change": "selection change (points)",
     "test_change": "test change (points)",
@@ -38,16 +39,24 @@ DIGITS = {
     "evaluations": 0,
 }
 """Decimals of a column, where not 1."""
-COMPARED = ("parameter_reduction", "macs_reduction", "test_change", "finetuned_test_accuracy", "episode_return")
+COMPARED = (
+    "parameter_reduction",
+    "macs_reduction",
+    "latency_reduction",
+    "test_change",
+    "finetuned_test_accuracy",
+    "episode_return",
+)
 """Columns whose differences between policies are shown."""
 
 
 def figures(result: Result) -> dict[str, float]:
     """What a table shows of a run, in the units of :data:`COLUMNS`; reductions are those of the unprepared network."""
-    parameters, macs = result.removed
+    parameters, macs, latency = result.removed
     return {
         "parameter_reduction": 100 * parameters,
         "macs_reduction": 100 * macs,
+        "latency_reduction": float("nan") if latency is None else 100 * latency,
         "validation_change": 100 * (result.validation_accuracy - result.baseline_validation_accuracy),
         "selection_change": 100 * (result.selection_accuracy - result.baseline_selection_accuracy),
         "test_change": 100 * (result.test_accuracy - result.baseline_test_accuracy),

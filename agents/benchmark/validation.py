@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from agents.benchmark.config import BenchmarkConfig
+from agents.benchmark.config import BenchmarkConfig, table_path
 from agents.benchmark.rows import Row, objective_of
 from agents.selection import Candidate, restore
-from agents.workbench import with_weights
+from agents.workbench import with_latency_table, with_weights
 from envs.episodes import Episode, validate
 from envs.errors import EpisodeError
 from envs.objectives import Measurement
@@ -30,7 +30,12 @@ def find_weights(places: Iterable[Path]) -> dict[str, Path]:
 
 
 def validate_rows(
-    config: BenchmarkConfig, rows: Iterable[Row], weights: Mapping[str, Path], *, tolerance: float = 1e-6
+    config: BenchmarkConfig,
+    rows: Iterable[Row],
+    weights: Mapping[str, Path],
+    directory: Path,
+    *,
+    tolerance: float = 1e-6,
 ) -> Iterator[Row]:
     """Replay the recorded episodes of all results; yields each row that gives what it records.
 
@@ -40,6 +45,7 @@ def validate_rows(
         config: of the benchmark.
         rows: to check; failed runs are passed over.
         weights: base weights by their SHA-256, see :func:`find_weights`.
+        directory: of the benchmark, where its latency tables lie.
         tolerance: largest accepted difference of rewards, accuracies and reductions.
 
     Raises:
@@ -53,7 +59,7 @@ def validate_rows(
         try:
             if row.key not in keys:
                 raise EpisodeError("the benchmark's config.json has no such run")
-            env = _environment(config, row, weights)
+            env = _environment(config, row, weights, directory)
             _check(env, row, tolerance)
         except (WeightsError, ConfigurationError) as error:
             raise WeightsError(f"{row.key}: {error}") from error
@@ -62,7 +68,7 @@ def validate_rows(
         yield row
 
 
-def _environment(config: BenchmarkConfig, row: Row, weights: Mapping[str, Path]) -> PruningEnv:
+def _environment(config: BenchmarkConfig, row: Row, weights: Mapping[str, Path], directory: Path) -> PruningEnv:
     if row.chosen is None:
         raise EpisodeError("the row records no actions, so it cannot be checked")
     sha256 = row.chosen.base_sha256
@@ -72,6 +78,7 @@ def _environment(config: BenchmarkConfig, row: Row, weights: Mapping[str, Path])
             "--weights with their file, or with a folder that holds it"
         )
     task = with_weights(config.settings(row.key), weights[sha256])
+    task = with_latency_table(task, table_path(directory, row.key))
     task = task.model_copy(update={"actions": task.actions.model_copy(update={"kind": row.actions})})
     return PruningEnv(task)
 
@@ -87,7 +94,7 @@ def _check(env: PruningEnv, row: Row, tolerance: float) -> None:
     steps = len(chosen.actions) if row.steps is None else row.steps
     if not 0 <= steps <= len(chosen.actions):
         raise EpisodeError(f"the final mask is after {steps} actions, and there are {len(chosen.actions)}")
-    restore(env, Candidate(chosen, steps, Measurement(0.0, 0.0, 0.0), 0.0))
+    restore(env, Candidate(chosen, steps, Measurement.complete(0.0), 0.0))
     for name, actual in _figures(env, own, chosen, steps).items():
         recorded = getattr(result, name)
         if not abs(recorded - actual) <= tolerance:
@@ -108,5 +115,6 @@ def _figures(env: PruningEnv, own: Episode, chosen: Episode, steps: int) -> dict
         "test_accuracy": recognizer.accuracy("test"),
         "parameter_reduction": recognizer.parameter_reduction,
         "macs_reduction": recognizer.macs_reduction,
+        **({} if recognizer.reductions.latency is None else {"latency_reduction": recognizer.reductions.latency}),
         "episode_return": own.episode_return,
     }

@@ -65,11 +65,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def results_table(results: Sequence["Result"]) -> str:
     """Results side by side; percentages, accuracies with their splits."""
     first = results[0]
+    latency = first.latency_reduction is not None
     rows = [
         [
             "(baseline)",
             "-",
             "-",
+            *(["-"] if latency else []),
             _percent(first.baseline_validation_accuracy),
             _percent(first.baseline_selection_accuracy),
             _percent(first.baseline_test_accuracy),
@@ -86,6 +88,7 @@ def results_table(results: Sequence["Result"]) -> str:
                 result.policy,
                 _percent(result.parameter_reduction),
                 _percent(result.macs_reduction),
+                *([_percent(result.latency_reduction or 0.0)] if latency else []),
                 _percent(result.validation_accuracy),
                 _percent(result.selection_accuracy),
                 _percent(result.test_accuracy),
@@ -95,7 +98,19 @@ def results_table(results: Sequence["Result"]) -> str:
                 f"{result.seconds['policy']:.1f}",
             ]
         )
-    header = ["policy", "params -%", "MACs -%", "val %", "select %", "test %", "tuned %", "steps", "evals", "seconds"]
+    header = [
+        "policy",
+        "params -%",
+        "MACs -%",
+        *(["latency -%"] if latency else []),
+        "val %",
+        "select %",
+        "test %",
+        "tuned %",
+        "steps",
+        "evals",
+        "seconds",
+    ]
     return table(header, rows)
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.cli import latency
 from agents.cli.arguments import add_command, add_common, add_run, add_task, resolve_task
 from agents.cli.output import note, table
 from recognizers.errors import ConfigurationError
@@ -67,6 +68,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     conversion.add_argument("--out", type=Path, metavar="FILE", required=True, help="weights to write: *.safetensors")
     add_common(conversion)
     conversion.set_defaults(run=run_convert)
+    latency.add_parser(actions)
     info = add_command(
         actions,
         "info",
@@ -292,7 +294,7 @@ def run_info(arguments: argparse.Namespace) -> dict[str, Any]:
     for layer in units.layers:
         mask = np.ones(units.n_units, dtype=np.int8)
         mask[layer.start] = 0
-        parameters, macs = costs.reductions(mask)
+        parameters, macs, _ = costs.reductions(mask)
         tied = len(layer.producers) - 1
         layers.append(
             {

@@ -95,7 +95,7 @@ def _benchmark(arguments: argparse.Namespace, results: Path) -> dict[str, Any]:
     finished = [row for row in rows if row.result is not None][: arguments.limit]
     bases = results.parent / "bases"
     weights = find_weights([*([bases] if bases.is_dir() else []), *arguments.weights])
-    checked = validate_rows(config, finished, weights, tolerance=arguments.accuracy_tolerance)
+    checked = validate_rows(config, finished, weights, results.parent, tolerance=arguments.accuracy_tolerance)
     count = sum(1 for _ in tqdm(checked, desc="replay", unit="run", total=len(finished), disable=arguments.json))
     failed = sum(row.failure is not None for row in rows)
     text = f"valid: {count} runs replayed as recorded" + (

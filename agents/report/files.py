@@ -18,6 +18,7 @@ _MEANINGS = (
     ("finetuned.safetensors", "the compact network, fine-tuned"),
     ("*compact*", "the compact network: pruned filters are gone"),
     ("*.onnx", "the network for ONNX runtimes"),
+    ("latency.json", "the table that latency is counted by"),
     ("episodes.jsonl", "recorded episodes, for replay and validation"),
     ("config.yaml", "resolved configuration"),
     ("summary.json", "all results"),

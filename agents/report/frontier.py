@@ -11,9 +11,11 @@ from agents.benchmark.rows import results
 from agents.report.canvas import heading, look, panel
 from agents.report.palette import Style, assign
 from agents.report.plotting import Axes
+from agents.report.words import removed, sentence
 from agents.results import Result
 from agents.statistics import interval
 from envs.objectives import Objective
+from recognizers.costs import Measure
 from recognizers.files import atomic_path
 
 
@@ -21,7 +23,8 @@ def save_frontier(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> N
     """Write a PNG with means over seeds and 95 % intervals; entries of one line are joined.
 
     Tasks on one network with one kind of objective (budgets of several sizes, say) share a panel. Accuracies are those
-    after fine-tuning, where there was any; MACs are counted against the unprepared network.
+    after fine-tuning, where there was any. What is removed are MACs, counted against the unprepared network, or latency
+    where that is what the objective counts.
 
     Args:
         config: of the benchmark.
@@ -44,11 +47,19 @@ def save_frontier(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> N
 
 def _groups(config: BenchmarkConfig) -> list[list[TaskEntry]]:
     """Tasks that share a panel."""
-    groups: dict[tuple[str, type[Objective]], list[TaskEntry]] = {}
+    groups: dict[tuple[str, type[Objective], Measure], list[TaskEntry]] = {}
     for task in config.tasks:
-        first = Key(task.name, config.entries(task)[0].name, config.seeds[0])
-        groups.setdefault((task.task, type(config.settings(first).objective)), []).append(task)
+        groups.setdefault((task.task, type(_objective(config, task)), _measure(config, task)), []).append(task)
     return list(groups.values())
+
+
+def _objective(config: BenchmarkConfig, task: TaskEntry) -> Objective:
+    return config.settings(Key(task.name, config.entries(task)[0].name, config.seeds[0])).objective
+
+
+def _measure(config: BenchmarkConfig, task: TaskEntry) -> Measure:
+    """What is shown of a task's reductions."""
+    return "latency" if _objective(config, task).measure == "latency" else "macs"
 
 
 def _draw(
@@ -58,14 +69,15 @@ def _draw(
     found: Mapping[Key, Result],
     styles: dict[str, Style],
 ) -> None:
+    measure = _measure(config, tasks[0])
     for line, style in styles.items():
         points = []
         for task, entry in itertools.product(tasks, config.policies):
             keys = [Key(task.name, entry.name, seed) for seed in config.seeds if entry.joined == line]
             mine = [found[key] for key in keys if key in found]
             if mine:
-                removed, _ = interval([100 * result.removed[1] for result in mine])
-                points.append((removed, *interval([100 * (each.finetuned or each).test_accuracy for each in mine])))
+                gone, _ = interval([100 * result.removed.of(measure) for result in mine])
+                points.append((gone, *interval([100 * (each.finetuned or each).test_accuracy for each in mine])))
         if not points:
             continue
         x, mean, half = zip(*sorted(points), strict=True)
@@ -88,4 +100,4 @@ def _draw(
         axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     name = tasks[0].name if len(tasks) == 1 else tasks[0].task
     heading(axes, f"Test accuracy, % ({name}; dashed: unpruned)")
-    axes.set_xlabel("MACs removed, %")
+    axes.set_xlabel(sentence(f"{removed(measure)}, %"))

@@ -73,6 +73,11 @@ def _figures(first: Entry) -> list[Figure]:
     figures = [
         Figure(words.percent(result.parameter_reduction), "parameters removed"),
         Figure(words.percent(result.macs_reduction), "MACs removed"),
+        *(
+            []
+            if result.latency_reduction is None
+            else [Figure(words.percent(result.latency_reduction), words.removed("latency"))]
+        ),
         Figure(words.percent(result.test_accuracy, 2), "test accuracy"),
         Figure(words.signed(result.test_accuracy - result.baseline_test_accuracy), "points, test against baseline"),
     ]

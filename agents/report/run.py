@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from agents.report.palette import Style, assign
 from agents.results import Result
-from envs.objectives import AnyObjective, Measurement, Objective
+from envs.objectives import AnyObjective, Objective
 from recognizers.errors import FileError
 from recognizers.files import read_json, read_text
 
@@ -178,7 +178,8 @@ def _check(result: Result, summary: Summary, path: Path) -> None:
     if result.objective != summary.results[0].objective:
         raise FileError(f"{path}: the result of {result.policy!r} has another objective than the others")
     curve = result.curve
-    if {len(curve.accuracy)} != {len(curve.parameter_reduction), len(curve.macs_reduction)} or not curve.accuracy:
+    columns = [curve.parameter_reduction, curve.macs_reduction, curve.latency_reduction or curve.accuracy]
+    if {len(curve.accuracy)} != set(map(len, columns)) or not curve.accuracy:
         raise FileError(f"{path}: the curve of {result.policy!r} is empty, or its columns have unequal lengths")
     if result.kept_units.keys() != result.units.keys():
         raise FileError(f"{path}: units and kept_units of {result.policy!r} name different layers")
@@ -209,6 +210,5 @@ def _labels(results: list[Result]) -> list[str]:
 
 
 def _score(result: Result, objective: Objective) -> float | None:
-    state = Measurement(result.validation_accuracy, result.parameter_reduction, result.macs_reduction)
-    score = objective.score(state, result.baseline_validation_accuracy)
+    score = objective.score(result.measurement, result.baseline_validation_accuracy)
     return score if math.isfinite(score) else None

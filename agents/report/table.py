@@ -111,11 +111,14 @@ def _emphasise(rows: list[Row], index: int, column: Column) -> list[Row]:
 
 def _columns(baseline: Result) -> tuple[Column, ...]:
     accuracy, removed = "Accuracy", "Removed"
+    latency = Column(removed, "Latency", "%", "Latency by the table that is gone",
+                     lambda result: result.latency_reduction, _percent, "0.0")  # fmt: skip
     return (
         Column(removed, "Parameters", "%", "Parameters of the physically sliced network that are gone",
                lambda result: result.parameter_reduction, _percent, "0.0"),
         Column(removed, "MACs", "%", "Multiply-accumulates of the physically sliced network that are gone",
                lambda result: result.macs_reduction, _percent, "0.0"),
+        *(() if baseline.latency_reduction is None else (latency,)),
         Column(accuracy, "Validation", "%", "On the reward split, which policies and rewards see",
                lambda result: result.validation_accuracy, _accuracy,
                _accuracy(baseline.baseline_validation_accuracy)),

@@ -1,16 +1,23 @@
 """The report in words: numbers as text, the objective, and the conclusion."""
 
 from agents.report.run import Entry, Run
-from envs.objectives import Budget, Measure, Objective, Tolerance
+from envs.objectives import Budget, Objective, Tolerance
+from recognizers.costs import Measure
 
 MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
-_COUNTED = {"parameters": "parameters", "macs": "MACs"}
+_COUNTED = {"parameters": "parameters", "macs": "MACs", "latency": "latency"}
+_REMOVED = {"parameters": "parameters removed", "macs": "MACs removed", "latency": "latency reduction"}
 
 
 def counted(measure: Measure) -> str:
     """What a reduction counts, as written in text."""
     return _COUNTED[measure]
+
+
+def removed(measure: Measure) -> str:
+    """A reduction, as an axis is called."""
+    return _REMOVED[measure]
 
 
 def sentence(text: str) -> str:
@@ -55,8 +62,9 @@ def goal(objective: Objective) -> str:
     """An objective as a sentence."""
     what = counted(objective.measure)
     if isinstance(objective, Tolerance):
+        many = "much" if objective.measure == "latency" else "many"
         return (
-            f"Remove as many {what} as possible while accuracy on the reward split stays within "
+            f"Remove as {many} {what} as possible while accuracy on the reward split stays within "
             f"{_exact(objective.drop)} of the baseline."
         )
     if isinstance(objective, Budget):

@@ -55,7 +55,7 @@ def cut(network: nn.Module, example: Tensor) -> tuple[Stage, ...]:
     whole = Stage(None, frozenset(path for path, _ in network.named_modules()), 0, 0, 0)
     with training_mode(network, False), torch.no_grad():
         try:
-            graph = _trace(network)
+            graph = trace(network)
             if graph is None:
                 return (whole,)
             sizes = _Sizes(network, graph)
@@ -69,8 +69,11 @@ def cut(network: nn.Module, example: Tensor) -> tuple[Stage, ...]:
         return stages if torch.equal(output, network(example)) else (whole,)
 
 
-def _trace(network: nn.Module) -> fx.Graph | None:
-    """The network's graph; None where it cannot be run in parts."""
+def trace(network: nn.Module) -> fx.Graph | None:
+    """The network's graph, without work in place; None where it cannot be run in parts.
+
+    What it raises is up to the network, whose code is run on stand-ins.
+    """
     graph = _Tracer().trace(network)
     for node in graph.nodes:
         if node.op == "call_function":
@@ -107,13 +110,14 @@ def _segments(network: nn.Module, graph: fx.Graph) -> Iterator[tuple[fx.Node, li
     source, first = nodes[0], 1
     for index in range(2, len(nodes)):
         alive = [node for node, last in zip(nodes[:index], last_use, strict=False) if last >= index]
-        if len(alive) == 1 and _is_layer(network, nodes[index]):
+        if len(alive) == 1 and is_layer(network, nodes[index]):
             yield source, nodes[first:index]
             source, first = alive[0], index
     yield source, nodes[first:]
 
 
-def _is_layer(network: nn.Module, node: fx.Node) -> bool:
+def is_layer(network: nn.Module, node: fx.Node) -> bool:
+    """Whether a node of the network's graph calls a convolution or linear layer."""
     return node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), nn.Conv2d | nn.Linear)
 
 

@@ -1,8 +1,7 @@
 """Sizes and latencies of a pruned network beside those of the original one."""
 
 import importlib.util
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -13,7 +12,7 @@ from recognizers.costs import count_cost
 from recognizers.evaluation import to_inputs
 from recognizers.export.onnx_file import onnx_runner, to_onnx
 from recognizers.export.pruned import PrunedNetwork
-from recognizers.latency import Latency, alternate, torch_run
+from recognizers.latency import Latency, alternate, cpu_threads, torch_run
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def measure_timings(
         warmup: passes before.
         threads: CPU threads; by default PyTorch's.
     """
-    with _threads(threads) as used:
+    with cpu_threads(threads) as used:
         timings = [_torch_timing(pruned, _images(pruned, size), device, used, rounds, warmup) for size in batch_sizes]
         if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript"):
             timings += _onnx_timings(pruned, batch_sizes, used, rounds, warmup)
@@ -127,15 +126,3 @@ def _onnx_timings(
 def _images(pruned: PrunedNetwork, count: int) -> Tensor:
     """So many images, uint8 ``[N, C, H, W]``, some of them several times; latency does not depend on their content."""
     return pruned.images[torch.arange(count) % len(pruned.images)]
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[int]:
-    """Set PyTorch's threads, and put them back."""
-    before = torch.get_num_threads()
-    try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)

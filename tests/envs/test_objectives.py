@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from envs import Budget, Measurement, Objective, PruningEnv, TaskConfig, Tolerance, objectives, register_objective
-from envs.objectives import Measure
+from recognizers.costs import Measure
 from recognizers.errors import ConfigurationError
 from recognizers.recognizer import Recognizer
 

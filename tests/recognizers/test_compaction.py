@@ -55,7 +55,7 @@ class TestEveryArchitecture:
         network, table = architecture
         model = CostModel(network, table, _images(32, 2))
         assert model.baseline == count_cost(network, _images(32, 2))
-        assert model.reductions(np.ones(table.n_units, dtype=np.int8)) == (0.0, 0.0)
+        assert model.reductions(np.ones(table.n_units, dtype=np.int8)) == (0.0, 0.0, None)
 
     def test_the_network_itself_is_left_alone(
         self, architecture: tuple[nn.Module, UnitTable], random_mask: Callable[..., np.ndarray]

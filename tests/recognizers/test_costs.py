@@ -68,6 +68,7 @@ def test_closed_form_is_the_count(data: st.DataObject, pruned: tuple[nn.Sequenti
     assert model.reductions(mask) == (
         1 - cost.parameters / model.baseline.parameters,
         1 - cost.macs / model.baseline.macs,
+        None,
     )
 
 

@@ -12,10 +12,10 @@ from agents.report.palette import AXIS, INK, MUTED, SURFACE, Style
 from agents.report.pictures.parts import Section, style_key
 from agents.report.plotting import Axes
 from agents.report.standings import Standing
-from agents.report.words import counted, sentence
+from agents.report.words import removed, sentence
 from agents.results import Result
 from agents.statistics import Estimate, interval
-from envs.objectives import Measure
+from recognizers.costs import Measure
 
 _GRID = 60
 
@@ -45,12 +45,10 @@ def task_section(
             for label, mine in of_policy.items():
                 draw(axes, label, mine)
             axes.set_xlim(left=0)
-            axes.set_xlabel(sentence(f"{counted(measure)} removed, %"))
+            axes.set_xlabel(sentence(f"{removed(measure)}, %"))
             heading(axes, f"Change of accuracy, points ({split})")
             panels.append(
-                to_svg(
-                    figure, f"{name}-{number}", f"Change of accuracy against {counted(measure)} removed, {task.name}"
-                )
+                to_svg(figure, f"{name}-{number}", f"Change of accuracy against {removed(measure)}, {task.name}")
             )
     return Section(
         name=f"task-{number}",
@@ -108,12 +106,10 @@ def improvement_section(standing: Sequence[Standing], first: str) -> Section | N
 def _path(axes: Axes, mine: Sequence[Result], measure: Measure, style: Style) -> None:
     paths = []
     for result in mine:
-        curve = result.curve
-        removed = curve.parameter_reduction if measure == "parameters" else curve.macs_reduction
-        change = np.array(curve.accuracy) - result.baseline_validation_accuracy
-        paths.append((100 * np.array(removed), 100 * change))
-    grid = np.linspace(0, min(removed[-1] for removed, _ in paths), _GRID)
-    drawn = np.array([np.interp(grid, removed, change) for removed, change in paths])  # [seeds, GRID]
+        change = np.array(result.curve.accuracy) - result.baseline_validation_accuracy
+        paths.append((100 * np.array(result.curve.reduction(measure)), 100 * change))
+    grid = np.linspace(0, min(gone[-1] for gone, _ in paths), _GRID)
+    drawn = np.array([np.interp(grid, gone, change) for gone, change in paths])  # [seeds, GRID]
     mean, half = (np.array(part) for part in zip(*(interval(column) for column in drawn.T), strict=True))
     axes.plot(grid, mean, color=style.colour, linestyle=(0, style.dashes) if style.dashes else "-")
     if len(paths) > 1:
@@ -122,15 +118,12 @@ def _path(axes: Axes, mine: Sequence[Result], measure: Measure, style: Style) ->
 
 
 def _final(axes: Axes, mine: Sequence[Result], measure: Measure, style: Style) -> None:
-    index = 0 if measure == "parameters" else 1
-    removed, wide = interval([100 * result.removed[index] for result in mine])
+    gone, wide = interval([100 * result.removed.of(measure) for result in mine])
     finals = [result.finetuned.test_accuracy if result.finetuned else result.test_accuracy for result in mine]
     changes = [100 * (final - result.baseline_test_accuracy) for final, result in zip(finals, mine, strict=True)]
     change, high = interval(changes)
-    axes.errorbar(
-        removed, change, np.nan_to_num(high), np.nan_to_num(wide), color=style.colour, linewidth=1.2, capsize=2
-    )
-    _mark(axes, removed, change, style)
+    axes.errorbar(gone, change, np.nan_to_num(high), np.nan_to_num(wide), color=style.colour, linewidth=1.2, capsize=2)
+    _mark(axes, gone, change, style)
 
 
 def _mark(axes: Axes, x: float, y: float, style: Style) -> None:

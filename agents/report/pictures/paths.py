@@ -8,13 +8,16 @@ from agents.report.palette import INK, MUTED, SURFACE
 from agents.report.pictures.parts import Section, policy_keys
 from agents.report.plotting import Axes
 from agents.report.run import Entry, Run
-from agents.report.words import counted, sentence
-from envs.objectives import Budget, Measure, Tolerance
+from agents.report.words import counted, removed, sentence
+from envs.objectives import Budget, Tolerance
+from recognizers.costs import Measure
 
 
 def section(run: Run) -> Section:
-    """One panel for parameters and one for MACs."""
-    measures: tuple[Measure, Measure] = ("parameters", "macs")
+    """One panel for parameters, one for MACs, and one for latency where it was counted."""
+    measures: list[Measure] = ["parameters", "macs"]
+    if all(entry.result.curve.latency_reduction for entry in run.entries):
+        measures.append("latency")
     return Section(
         name="paths",
         title="Accuracy along the episode",
@@ -56,7 +59,7 @@ def draw_paths(axes: Axes, run: Run, measure: Measure) -> None:
     margin = max(0.06 * (max(highs) - min(lows)), 0.002)
     axes.set_ylim(100 * (min(lows) - margin), 100 * (max(highs) + margin))
     axes.set_xlim(0, min(100, max(105 * max(reach), 1)))
-    axes.set_xlabel(sentence(f"{counted(measure)} removed, %"))
+    axes.set_xlabel(sentence(f"{removed(measure)}, %"))
     heading(axes, "Accuracy on the reward split, %")
 
 
@@ -100,14 +103,12 @@ def _panel(run: Run, measure: Measure) -> Markup:
     with look():
         figure, (axes,) = panel(310, right=58)
         draw_paths(axes, run, measure)
-        return to_svg(figure, f"paths-{measure}", f"Accuracy against {counted(measure)} removed, for every policy")
+        return to_svg(figure, f"paths-{measure}", f"Accuracy against {removed(measure)}, for every policy")
 
 
 def _path(entry: Entry, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
     curve = entry.result.curve
-    return np.array(curve.parameter_reduction if measure == "parameters" else curve.macs_reduction), np.array(
-        curve.accuracy
-    )
+    return np.array(curve.reduction(measure)), np.array(curve.accuracy)
 
 
 def _bounds(run: Run) -> str:
