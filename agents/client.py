@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 
 from recognizers.errors import ZeroOutError
@@ -48,8 +48,8 @@ class Client:
     Every method raises :class:`ServerError` where the service refuses or cannot be reached.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, http: httpx.Client | None = None) -> None:
-        self._http = http or httpx.Client(base_url=url, timeout=httpx.Timeout(60.0, connect=10.0))
+    def __init__(self, url: str, token: str | None = None, *, http: httpx2.Client | None = None) -> None:
+        self._http = http or httpx2.Client(base_url=url, timeout=httpx2.Timeout(60.0, connect=10.0))
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
 
     def __enter__(self) -> "Client":
@@ -106,7 +106,7 @@ class Client:
                 _check(answer)
                 for chunk in answer.iter_bytes():
                     file.write(chunk)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise self._unreachable(error) from error
 
     def events(self, id_: str, seen: str | None = None) -> Iterator[Event]:
@@ -123,7 +123,7 @@ class Client:
                     elif not line and "event" in fields:
                         yield Event(fields["event"], json.loads(fields["data"]), fields.get("id"))
                         fields = {}
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise self._unreachable(error) from error
 
     def wait(
@@ -194,10 +194,10 @@ class Client:
 
     def _ask(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **content: Any
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         try:
             answer = self._http.request(method, path, headers={**self._headers, **(headers or {})}, **content)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise self._unreachable(error) from error
         _check(answer)
         return answer
@@ -206,7 +206,7 @@ class Client:
         return ServerError(f"{self._http.base_url} cannot be reached: {error or type(error).__name__}")
 
 
-def _check(answer: httpx.Response) -> None:
+def _check(answer: httpx2.Response) -> None:
     if answer.is_success:
         return
     answer.read()

@@ -27,3 +27,9 @@ def start_ray(address: str | None = None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+def gpu_share(tasks: int) -> dict[str, float]:
+    """What Ray is told so that so many tasks share the cluster's GPUs; nothing where it has none."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    return {"num_gpus": min(1.0, gpus / tasks)} if gpus else {}

@@ -1,10 +1,17 @@
-"""A limit to the seconds that a piece of code may take."""
+"""Code that may take too long, or raise anything."""
 
 import signal
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import TypeVar
+
+from recognizers.files import write_text
+
+Result = TypeVar("Result")
 
 
 class TimeLimitExceeded(BaseException):
@@ -36,3 +43,18 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
         if outer:
             signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 1e-6), interval)
+
+
+def attempt(
+    work: Callable[[], Result], seconds: float, failure: Path, failed: Callable[[BaseException], Result]
+) -> Result:
+    """What ``work`` gives within so many seconds; else what ``failed`` makes of the error.
+
+    The error's traceback is then in the file ``failure``.
+    """
+    try:
+        with time_limit(seconds):
+            return work()
+    except (Exception, SystemExit, TimeLimitExceeded) as error:  # a policy may raise anything
+        write_text(failure, traceback.format_exc())
+        return failed(error)

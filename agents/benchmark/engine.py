@@ -11,7 +11,7 @@ import ray
 from agents.benchmark.config import TRAIN, BenchmarkConfig, Key, slug, table_path
 from agents.benchmark.job import Base, Job, out_of_time, perform
 from agents.benchmark.rows import Row
-from agents.cluster import start_ray
+from agents.cluster import gpu_share, start_ray
 from agents.object_store import Contents, pack, unpack
 from agents.policy import check_policy
 from agents.workbench import keep_latency_table
@@ -154,7 +154,7 @@ class _Driver:
         default = min(cpus, int(2 * gpus)) if gpus else cpus
         self._workers = workers or max(default, 1)
         # Training a controller reserves no core itself: its runners do.
-        share = {"num_gpus": min(1.0, gpus / self._workers)} if gpus else {}
+        share = gpu_share(self._workers)
         again = {"max_retries": ATTEMPTS - 1, "retry_exceptions": False}
         self._open = ray.remote(num_cpus=1, **share, **again)(_open)
         self._perform = ray.remote(num_cpus=1, **share, **again)(_perform)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.benchmark import limits
+from agents import limits
 from agents.benchmark.config import TRAIN, Entry, Key
-from agents.benchmark.limits import TimeLimitExceeded, time_limit
 from agents.benchmark.rows import Row
+from agents.limits import TimeLimitExceeded, attempt
 from agents.policy import make_policy, suited
 from agents.results import Result
 from agents.run_directory import RunDirectory, RunSettings
@@ -25,7 +25,6 @@ from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, make_recognizer
 from recognizers.baseline import Baseline
 from recognizers.errors import ZeroOutError
-from recognizers.files import write_text
 from recognizers.recognizer import Recognizer
 
 
@@ -100,12 +99,12 @@ def perform(job: Job, baseline: Baseline, *, progress: bool = False) -> Row:
     baseline.forget()  # what another run measured would spare this one its seconds
     failure = job.directory / "failure.txt"
     failure.unlink(missing_ok=True)
-    try:
-        with time_limit(job.seconds):
-            return _perform(job, baseline, progress=progress)
-    except (Exception, SystemExit, TimeLimitExceeded) as error:  # a policy may raise anything
-        write_text(failure, traceback.format_exc())
-        return job.failed(_reason(job, error))
+    return attempt(
+        lambda: _perform(job, baseline, progress=progress),
+        job.seconds,
+        failure,
+        lambda error: job.failed(_reason(job, error)),
+    )
 
 
 def out_of_time(seconds: float) -> str:

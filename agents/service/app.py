@@ -7,10 +7,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from agents.service import routes
 from agents.service.core import Service
 from agents.service.errors import ServiceError
 from agents.service.gate import Gate, problem
+from agents.service.routes import controllers, operation, prunings, weights
 from agents.service.work import without_paths
 from recognizers.errors import ZeroOutError
 
@@ -45,8 +45,8 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(Gate, service=service)
     app.add_exception_handler(ZeroOutError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
-    for router in (routes.prunings, routes.weights, routes.controllers, routes.operation):
-        app.include_router(router)
+    for routes in (prunings, weights, controllers, operation):
+        app.include_router(routes.router)
     return app
 
 

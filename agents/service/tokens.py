@@ -77,10 +77,11 @@ class Tokens:
         return token
 
     def _refresh(self) -> None:
-        if not self._path.is_file():
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
             self._stamp, self._entries = None, _Entries()
             return
-        status = self._path.stat()
         stamp = status.st_mtime_ns, status.st_ino
         if stamp != self._stamp:
             self._entries = validate(_Entries, read_json(self._path), str(self._path))

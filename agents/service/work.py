@@ -6,14 +6,13 @@ import re
 import shutil
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.benchmark.limits import TimeLimitExceeded, time_limit
+from agents.limits import TimeLimitExceeded, attempt
 from agents.policy import Policy, make_policy, suited
 from agents.report import write_report
 from agents.results import Result
@@ -23,7 +22,7 @@ from agents.service.requests import PruningRequest, task_of
 from agents.workbench import finetune_outcome, open_environment, save_outcome, save_plans
 from envs.pruning import PruningEnv
 from recognizers.errors import ZeroOutError
-from recognizers.files import append_text, read_text, write_json, write_text
+from recognizers.files import append_text, read_text, write_json
 
 EVENTS = "events.jsonl"
 RESULT = "result.json"
@@ -66,13 +65,12 @@ def perform(work: Work) -> Outcome:
     """Prune. The traceback of a failure is in ``failure.txt`` of the directory, for the operator."""
     os.chdir(work.home)
     shutil.rmtree(work.directory, ignore_errors=True)  # left by an attempt that was cut short
-    try:
-        add_event(work.directory, "begun")
-        with time_limit(work.seconds):
-            return Outcome(result=_prune(work))
-    except (Exception, SystemExit, TimeLimitExceeded) as error:
-        write_text(work.directory / "failure.txt", traceback.format_exc())
-        return Outcome(failure=_reason(work, error))
+    return attempt(
+        lambda: Outcome(result=_prune(work)),
+        work.seconds,
+        work.directory / "failure.txt",
+        lambda error: Outcome(failure=_reason(work, error)),
+    )
 
 
 def found(directory: Path) -> str | None:
@@ -87,6 +85,7 @@ def add_event(directory: Path, kind: str, **content: Any) -> None:
 
 
 def _prune(work: Work) -> str:
+    add_event(work.directory, "begun")
     request, name = work.request, work.request.selector
     policy = _policy(work)
     task = task_of(request, work.weights)

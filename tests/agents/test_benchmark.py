@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 from agents.benchmark import BenchmarkConfig, Key, Row, load_benchmark, read_rows
 from agents.benchmark.engine import run_benchmark
-from agents.benchmark.limits import TimeLimitExceeded, time_limit
 from agents.benchmark.rows import score
 from agents.benchmark.table import csv_table, markdown_table
 from agents.cli import main
+from agents.limits import TimeLimitExceeded, time_limit
 from agents.policy import check_policy
 from agents.statistics import interval
 from envs.objectives import Tolerance

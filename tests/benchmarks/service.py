@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from agents.r2d2.policy import R2D2Controller
 from envs.pruning import Observation, PruningEnv
 from envs.tasks import load_task
 from tests.agents.service.service_fakes import untrained_controller
+from tests.benchmarks.machine import describe
 from tests.benchmarks.tables import Row, replace_rows, rounded
 
 RESULTS = Path(__file__).parent / "results" / "service.csv"
@@ -86,6 +88,9 @@ def measured(name: str, clients: int, taken: Sequence[float], seconds: float) ->
             "p50 ms": 1000 * float(np.percentile(taken, 50)),
             "p99 ms": 1000 * float(np.percentile(taken, 99)),
             "actions": len(taken),
+            **describe(),
+            "ray": version("ray"),
+            "fastapi": version("fastapi"),
         }
     )
 

@@ -6,12 +6,26 @@ from pathlib import Path
 import pytest
 import schemathesis
 from conftest import listening
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from service_fakes import Scripted
 from starlette.testclient import TestClient
 
 QUICK = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+OPERATIONS = [
+    "POST /v1/prunings",
+    "GET /v1/prunings",
+    "GET /v1/prunings/{id}",
+    "POST /v1/prunings/{id}/cancel",
+    "GET /v1/prunings/{id}/events",
+    "GET /v1/prunings/{id}/{artifact}",
+    "POST /v1/weights",
+    "DELETE /v1/weights/{id}",
+    "GET /v1/controllers",
+    "POST /v1/controllers/{name}/act",
+    "GET /healthz",
+    "GET /metrics",
+]
 
 
 @pytest.fixture
@@ -47,10 +61,11 @@ def mutations(original: bytes) -> st.SearchStrategy[bytes]:
     )
 
 
-def _mutated_uploads(client: TestClient, weights: Path, examples: int) -> None:
+def _mutated_uploads(client: TestClient, weights: Path, examples: int, part: int) -> None:
     service = client.app.state.service
     folder = service.settings.directory / "uploads"
 
+    @seed(part)
     @settings(max_examples=examples, **QUICK)
     @given(mutations(weights.read_bytes()))
     def upload(content: bytes) -> None:
@@ -64,13 +79,14 @@ def _mutated_uploads(client: TestClient, weights: Path, examples: int) -> None:
 
 
 def test_mutated_uploads(client: TestClient, weights: Path) -> None:
-    _mutated_uploads(client, weights, 60)
+    _mutated_uploads(client, weights, 60, 0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_ten_thousand_mutated_uploads(client: TestClient, weights: Path) -> None:
-    _mutated_uploads(client, weights, 10_000)
+@pytest.mark.parametrize("part", range(10))
+def test_ten_thousand_mutated_uploads(client: TestClient, weights: Path, part: int) -> None:
+    _mutated_uploads(client, weights, 1000, part)
 
 
 @pytest.fixture
@@ -79,8 +95,8 @@ def url(client: TestClient) -> Iterator[str]:
         yield address
 
 
-def _requests(url: str, examples: int) -> None:
-    """What schemathesis makes of the OpenAPI document."""
+def _requests(url: str, label: str, examples: int) -> None:
+    """What schemathesis makes of an operation of the OpenAPI document."""
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     checks = [
         schemathesis.checks.not_a_server_error,
@@ -88,26 +104,26 @@ def _requests(url: str, examples: int) -> None:
         schemathesis.checks.content_type_conformance,
         schemathesis.checks.response_schema_conformance,
     ]
-    seen = set()
-    for result in schema.get_all_operations():
-        operation = result.ok()
+    operations = {result.ok().label: result.ok() for result in schema.get_all_operations()}
+    assert operations.keys() == set(OPERATIONS)
 
-        @settings(max_examples=examples, **QUICK)
-        @given(operation.as_strategy())
-        def ask(case: schemathesis.Case) -> None:
-            case.call_and_validate(checks=checks)
+    @seed(0)
+    @settings(max_examples=examples, **QUICK)
+    @given(operations[label].as_strategy())
+    def ask(case: schemathesis.Case) -> None:
+        case.call_and_validate(checks=checks)
 
-        ask()
-        seen.add(operation.label)
-    assert {"POST /v1/prunings", "POST /v1/controllers/{name}/act", "GET /v1/prunings/{id}/events"} <= seen
+    ask()
 
 
 def test_requests_of_any_form(client: TestClient, url: str) -> None:
-    _requests(url, 8)
+    for label in OPERATIONS:
+        _requests(url, label, 8)
     assert not list((client.app.state.service.settings.directory / "uploads").iterdir())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_many_requests_of_any_form(url: str) -> None:
-    _requests(url, 300)
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_many_requests_of_any_form(url: str, label: str) -> None:
+    _requests(url, label, 300)
