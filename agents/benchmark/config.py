@@ -37,7 +37,7 @@ class Entry(BaseModel):
     )
     label: str | None = Field(None, description="name in tables; default: the policy's")
     line: str | None = Field(
-        None, description="name of the line in the picture that joins its entries; default: policy's"
+        None, description="name of the line in the picture that joins its entries; default: one of its own"
     )
     controller: str = Field("default", description=f"controller settings, for {TRAIN}")
     overrides: tuple[str, ...] = Field((), description="dotted key=value of the controller settings")
@@ -61,7 +61,7 @@ class Entry(BaseModel):
     @property
     def joined(self) -> str:
         """Name of its line in the picture."""
-        return self.line or self.policy
+        return self.line or self.name
 
     def runs_on(self, task: TaskEntry) -> bool:
         """Whether it takes part in a task."""
