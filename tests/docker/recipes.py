@@ -67,9 +67,5 @@ def documented(page: str, beginning: str) -> list[str]:
 
 def adapted(command: list[str], changes: Mapping[str, object]) -> list[str]:
     """A command with other ports, addresses and paths."""
-    words = []
-    for word in command:
-        for old, new in changes.items():
-            word = word.replace(old, str(new))  # noqa: PLW2901
-        words.append(word)
-    return words
+    places = re.compile("|".join(map(re.escape, changes)))
+    return [places.sub(lambda found: str(changes[found[0]]), word) for word in command]

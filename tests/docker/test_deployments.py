@@ -49,11 +49,11 @@ def test_a_documented_cluster_trains_a_controller_through_a_job(fresh: Machine) 
     join = documented("cluster.md", "ray start --address")
     refused = fresh.run(fresh.adapt(join, agent=2), RAY_AUTH_TOKEN="0" * 64)
     assert refused.returncode != 0
-    assert "authentication token" in refused.stdout + refused.stderr
+    assert "auth" in (refused.stdout + refused.stderr).lower()
     worker = fresh.start(fresh.adapt(join, agent=1))
     fresh.until_it_works(fresh.adapt(compose_check("worker"), agent=1), worker)
 
-    submit = [*fresh.adapt(documented("cluster.md", "ray job submit --submission-id")), *map(shlex.quote, SMALL)]
+    submit = [*fresh.adapt(documented("cluster.md", "ray job submit --submission-id")), *SMALL]
     address = f"http://127.0.0.1:{fresh.dashboard}"
     refused = fresh.run(submit, RAY_ADDRESS=address, RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN=None)
     assert refused.returncode != 0
@@ -141,7 +141,7 @@ def test_ray_job_on_the_ray_cluster_as_kuberay_starts_it(fresh: Machine) -> None
     entrypoint = manifest(DOCKER / "kubernetes" / "job.yaml", "RayJob")["spec"]["entrypoint"]
     address = f"http://127.0.0.1:{fresh.dashboard}"
     submit = ["ray", "job", "submit", "--address", address, "--", *fresh.adapt(shlex.split(entrypoint))]
-    done = fresh.run([*submit, *map(shlex.quote, SMALL)])
+    done = fresh.run([*submit, *SMALL])
     assert done.returncode == 0, done.stdout + done.stderr
     assert (fresh.directory / "runs" / "digits" / "best.mask.safetensors").is_file()
 
