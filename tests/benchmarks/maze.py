@@ -18,9 +18,8 @@ from ray.tune.registry import register_env
 
 from agents.cluster import start_ray
 from agents.r2d2.algorithm import NUM_ENV_STEPS_LIFETIME, NUM_UPDATES_LIFETIME
-from agents.r2d2.config import R2D2Config
 from agents.r2d2.policy import R2D2Controller
-from tests.agents.r2d2.r2d2_toys import TMaze
+from tests.agents.r2d2.r2d2_toys import TMaze, maze_config, mean_return
 from tests.benchmarks.tables import Row, read_rows, replace_rows, rounded
 
 RESULTS = Path(__file__).parent / "results" / "maze.csv"
@@ -29,59 +28,19 @@ ENOUGH = 0.95
 EPISODES = 100
 
 
-def maze_config(delay: int, seed: int) -> R2D2Config:
-    """R2D2 for a corridor of ``delay`` steps; an episode is one sequence from its reset on."""
-    return (
-        R2D2Config()
-        .environment(f"r2d2-maze-{delay}")
-        .env_runners(num_env_runners=0, num_envs_per_env_runner=4, rollout_fragment_length=20)
-        .network(head="flat", lstm_size=64, encoder_size=64)
-        .training(
-            train_len=delay + 8,
-            burn_in_len=4,
-            replay_stride=(delay + 8) // 2,
-            n_step=3,
-            updates_per_step=0.3,
-            priority_exponent=0.6,
-            lr=1e-3,
-            target_network_update_freq=200,
-            num_steps_sampled_before_learning_starts=300,
-            replay_capacity=20_000,
-        )
-        .ladder(base=0.25, exponent=1.5)
-        .reporting(min_sample_timesteps_per_iteration=500)
-        .debugging(seed=seed)
-    )
-
-
-def mean_return(controller: R2D2Controller, delay: int, *, episodes: int = EPISODES, forget: bool = False) -> float:
-    """Mean return of greedy episodes; with ``forget`` the recurrent state is zeroed before each step."""
-    env, total = TMaze(delay), 0.0
-    for seed in range(episodes):
-        controller.reset(env)
-        observation, info = env.reset(seed=seed)
-        done = False
-        while not done:
-            if forget:
-                controller.reset(env)
-            observation, reward, done, _, info = env.step(controller.act(observation, info))
-            info["reward"] = reward
-            total += reward
-    return total / episodes
-
-
 def train_maze(delay: int, seed: int, max_steps: int) -> Row:
     """One row of the table."""
-    register_env(f"r2d2-maze-{delay}", lambda _: TMaze(delay))
+    name = f"r2d2-maze-{delay}"
+    register_env(name, lambda _: TMaze(delay))
     started = time.perf_counter()
-    algorithm = maze_config(delay, seed).build_algo()
+    algorithm = maze_config(name, delay).debugging(seed=seed).build_algo()
     try:
         while True:
             figures = algorithm.train()
             with tempfile.TemporaryDirectory() as directory:
                 algorithm.env_runner.module.save_to_path(directory)
                 controller = R2D2Controller(directory)
-            reached, steps = mean_return(controller, delay), int(figures[NUM_ENV_STEPS_LIFETIME])
+            reached, steps = mean_return(controller, TMaze(delay), EPISODES), int(figures[NUM_ENV_STEPS_LIFETIME])
             if reached >= ENOUGH or steps >= max_steps:
                 break
     finally:
@@ -91,7 +50,7 @@ def train_maze(delay: int, seed: int, max_steps: int) -> Row:
             "delay": delay,
             "seed": seed,
             "return": reached,
-            "return with zeroed state": mean_return(controller, delay, forget=True),
+            "return with zeroed state": mean_return(controller, TMaze(delay), EPISODES, forget=True),
             "environment steps": steps,
             "updates": int(figures[NUM_UPDATES_LIFETIME]),
             "seconds": time.perf_counter() - started,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.agents.r2d2.r2d2_toys import TMaze
+from tests.agents.r2d2.r2d2_toys import TMaze, mean_return
 from tests.benchmarks import maze
 from tests.benchmarks.tables import read_rows
 
@@ -31,6 +31,7 @@ def test_only_memory_solves_the_maze(delay):
                 self.cue = observation["signal"][0]
             return (1 if self.cue > 0 else 2) if observation["signal"][1] else 0
 
-    assert maze.mean_return(Remembers(), delay) == 1.0
-    assert 0.35 <= maze.mean_return(Remembers(), delay, forget=True) <= 0.65
-    assert TMaze(delay).length == delay
+    env = TMaze(delay)
+    assert mean_return(Remembers(), env, maze.EPISODES) == 1.0
+    assert 0.35 <= mean_return(Remembers(), env, maze.EPISODES, forget=True) <= 0.65
+    assert env.length == delay

@@ -36,27 +36,7 @@ def cluster():
 
 @pytest.fixture
 def maze_config():
-    return (
-        R2D2Config()
-        .environment("r2d2-toy-maze")
-        .env_runners(num_envs_per_env_runner=4, rollout_fragment_length=20)
-        .network(head="flat", lstm_size=64, encoder_size=64)
-        .training(
-            train_len=16,
-            burn_in_len=4,
-            replay_stride=8,
-            n_step=3,
-            updates_per_step=0.3,
-            priority_exponent=0.6,
-            lr=1e-3,
-            target_network_update_freq=200,
-            num_steps_sampled_before_learning_starts=300,
-            replay_capacity=20_000,
-        )
-        .ladder(base=0.25, exponent=1.5)
-        .reporting(min_sample_timesteps_per_iteration=500)
-        .debugging(seed=0)
-    )
+    return r2d2_toys.maze_config("r2d2-toy-maze").debugging(seed=0)
 
 
 @pytest.fixture

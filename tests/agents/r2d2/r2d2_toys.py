@@ -7,6 +7,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from agents.r2d2.config import R2D2Config
+from agents.r2d2.policy import R2D2Controller
+
 CORRIDOR = 8
 
 
@@ -44,6 +47,49 @@ class TMaze(gym.Env[dict[str, Any], int]):
             return self._observe(), float(action == (1 if self.cue > 0 else 2)), True, False, {}
         self.time += 1
         return self._observe(), 0.0, False, False, {}
+
+
+def maze_config(env: str, length: int = CORRIDOR) -> R2D2Config:
+    """R2D2 for a registered maze of this length; an episode is one sequence from its reset on."""
+    return (
+        R2D2Config()
+        .environment(env)
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=4, rollout_fragment_length=20)
+        .network(head="flat", lstm_size=64, encoder_size=64)
+        .training(
+            train_len=length + 8,
+            burn_in_len=4,
+            replay_stride=(length + 8) // 2,
+            n_step=3,
+            updates_per_step=0.3,
+            priority_exponent=0.6,
+            lr=1e-3,
+            target_network_update_freq=200,
+            num_steps_sampled_before_learning_starts=300,
+            replay_capacity=20_000,
+        )
+        .ladder(base=0.25, exponent=1.5)
+        .reporting(min_sample_timesteps_per_iteration=500)
+    )
+
+
+def mean_return(
+    controller: R2D2Controller, env: gym.Env[dict[str, Any], int], episodes: int, *, forget: bool = False
+) -> float:
+    """Mean return of greedy episodes; with ``forget`` the recurrent state is zeroed before each step."""
+    total = 0.0
+    for seed in range(episodes):
+        controller.reset(env)
+        observation, info = env.reset(seed=seed)
+        done = False
+        while not done:
+            if forget:
+                controller.reset(env)
+            action = controller.act(observation, info)
+            observation, reward, done, _, info = env.step(action)  # which refuses invalid actions
+            info["reward"] = reward
+            total += float(reward)
+    return total / episodes
 
 
 class ToyPruning(gym.Env[dict[str, Any], int]):

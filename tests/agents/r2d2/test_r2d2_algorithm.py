@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from r2d2_toys import TMaze, ToyPruning
+from r2d2_toys import TMaze, ToyPruning, mean_return
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from agents.r2d2.algorithm import NUM_ENV_STEPS_LIFETIME, NUM_UPDATES_LIFETIME, R2D2, RUNNERS_ALIVE
@@ -23,24 +23,6 @@ def learner_weights(algorithm):
     return algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
 
 
-def play(controller, env, episodes, forget=False):
-    """Mean return of greedy episodes."""
-    total = 0.0
-    for seed in range(episodes):
-        controller.reset(env)
-        observation, info = env.reset(seed=seed)
-        done = False
-        while not done:
-            if forget:
-                controller.reset(env)
-            action = controller.act(observation, info)
-            assert observation["action_mask"][action]
-            observation, reward, done, _, info = env.step(action)
-            info["reward"] = reward
-            total += reward
-    return total / episodes
-
-
 def test_maze_is_learned_by_memory(maze_config, cluster, tmp_path):
     """Chance is 0.5; the cue has to be kept for eight steps, so a controller that forgets stays there."""
     algorithm = maze_config.build_algo()
@@ -52,8 +34,8 @@ def test_maze_is_learned_by_memory(maze_config, cluster, tmp_path):
     finally:
         algorithm.stop()
     controller = R2D2Controller(tmp_path / "checkpoint")
-    assert play(controller, TMaze(), 40) >= 0.9
-    assert 0.2 <= play(controller, TMaze(), 40, forget=True) <= 0.8
+    assert mean_return(controller, TMaze(), 40) >= 0.9
+    assert 0.2 <= mean_return(controller, TMaze(), 40, forget=True) <= 0.8
     # The environment refuses invalid actions, so all of these were valid; and they can be replayed.
     assert all(episode.terminated and len(episode.actions) == 9 for episode in recorded)
     assert all(episode.mask is None and episode.accuracy is None for episode in recorded)
@@ -155,7 +137,7 @@ def test_controller_equals_the_trained_network(checkpoint):
 def test_controller_also_loads_from_the_module_directory(checkpoint):
     path, _ = checkpoint
     inner = R2D2Controller(path / "learner_group" / "learner" / "rl_module" / "default_policy")
-    assert play(inner, ToyPruning(), 2) == play(R2D2Controller(path), ToyPruning(), 2)
+    assert mean_return(inner, ToyPruning(), 2) == mean_return(R2D2Controller(path), ToyPruning(), 2)
 
 
 def test_controller_refuses_what_does_not_fit(checkpoint):
@@ -180,7 +162,7 @@ def test_controller_without_embeddings_acts_on_another_network(cluster, pruning_
         BLOCKS = (4, 1, 3)
 
     for env in (Larger(steps=6), ToyPruning(), Larger(steps=6)):
-        assert play(controller, env, 2) > 0
+        assert mean_return(controller, env, 2) > 0
         observation, info = env.reset(seed=0)
         controller.reset(env)
         assert controller.q_values(observation, info).shape == (env.action_space.n,)
