@@ -27,7 +27,6 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from agents.r2d2.absence import Absence
 from agents.r2d2.config import R2D2Config
 from agents.r2d2.connectors import PREVIOUS_ACTION, PREVIOUS_REWARD
 from agents.r2d2.demonstrations import MixedReplay, share_of_demonstrations
@@ -35,6 +34,7 @@ from agents.r2d2.episodes import FinishedEpisode, Fragment
 from agents.r2d2.learner import MEAN_STEPS, PRIORITIES, SLOTS, TRAIN_LENGTHS, WEIGHTS
 from agents.r2d2.module import BURN_IN_LENGTHS
 from agents.r2d2.replay import PrioritizedSequenceReplayBuffer, SequenceBatch
+from agents.r2d2.waiting import Absence, all_needs_of, needs_of, warn_of_lack
 from recognizers.errors import ConfigurationError
 
 COMPONENT_R2D2 = "r2d2"
@@ -103,9 +103,8 @@ class R2D2(DQN):
         self._replay_age = 0.0
         self._demonstrated: MixedReplay | None = None
         self._updates_due = 0.0
-        self._absence = Absence(
-            config.num_env_runners, {"CPU": config.num_cpus_per_env_runner, "GPU": config.num_gpus_per_env_runner}
-        )
+        self._absence = Absence(config.num_env_runners, needs_of(config))
+        warn_of_lack(all_needs_of(config))
         super().setup(config)
 
     @override(Algorithm)

@@ -190,7 +190,7 @@ def measure(victim: str, phase: str) -> Row:
     """One row of the table."""
     with (
         tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as directory,
-        _temporary_files_of_ray(directory),
+        temporary_files_of_ray(directory),
         Nodes(RUNNERS + (victim == "learner")) as nodes,
     ):
         command = [sys.executable, "-m", "tests.benchmarks.faults", "--drive", victim, phase]
@@ -207,7 +207,7 @@ def measure(victim: str, phase: str) -> Row:
 
 
 @contextmanager
-def _temporary_files_of_ray(directory: str) -> Iterator[None]:
+def temporary_files_of_ray(directory: str) -> Iterator[None]:
     """Else whatever is started meanwhile would take these nodes for this machine's cluster, and join them."""
     before = os.environ.get("RAY_TMPDIR")
     os.environ["RAY_TMPDIR"] = directory
