@@ -1,7 +1,7 @@
 """Episodes as plain arrays: fragments from a runner, their assembly, and the record kept of a finished episode."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -315,13 +315,3 @@ class StoredEpisode:
             branch_slots=list(state["branch_slots"]),
         )
         return episode
-
-
-def finished_to_state(episode: FinishedEpisode) -> dict[str, Any]:
-    """A finished episode as plain values."""
-    return asdict(episode)
-
-
-def finished_from_state(state: Mapping[str, Any]) -> FinishedEpisode:
-    """Rebuild a finished episode from :func:`finished_to_state`."""
-    return FinishedEpisode(**state)

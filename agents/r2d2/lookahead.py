@@ -16,7 +16,7 @@ from agents.r2d2.episodes import Probed
 from agents.r2d2.exploration import Rank
 from agents.r2d2.heads import ACTION_MASK
 from agents.r2d2.module import R2D2TorchRLModule
-from agents.r2d2.targets import masked_argmax, unrescale
+from agents.r2d2.targets import double_q_values, unrescale
 from recognizers.errors import ConfigurationError
 
 
@@ -72,8 +72,7 @@ def values_of(
     h, c = (torch.as_tensor(np.asarray(part), device=device).expand(len(probes), -1) for part in state)  # [K, H]
     with torch.no_grad():
         q: Tensor = module.compute_q_values({Columns.OBS: observation, Columns.STATE_IN: {"h": h, "c": c}})[QF_PREDS]
-        best = masked_argmax(q, module.network.action_mask(observation))  # [K, 1]
-        value = q.gather(-1, best.unsqueeze(-1)).squeeze(-1).squeeze(-1)  # [K]
+        value = double_q_values(q, q, module.network.action_mask(observation)).squeeze(-1)  # [K]
         value = unrescale(value) if learning["value_rescaling"] else value
     goes_on = np.array([not candidate.terminated for candidate in probes])
     rewards = np.array([candidate.reward for candidate in probes], dtype=np.float64)

@@ -1,21 +1,13 @@
 """Prioritised replay of sequences with stored recurrent states (R2D2, Kapturowski et al. 2019, section 2.3)."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.r2d2.episodes import (
-    Arrays,
-    Branches,
-    FinishedEpisode,
-    Fragment,
-    StoredEpisode,
-    finished_from_state,
-    finished_to_state,
-)
+from agents.r2d2.episodes import Arrays, Branches, FinishedEpisode, Fragment, StoredEpisode
 from agents.r2d2.windows import NO_BRANCH, WindowPool
 from recognizers.errors import ConfigurationError
 
@@ -280,7 +272,7 @@ class PrioritizedSequenceReplayBuffer:
             "clock": self._clock,
             "sequences": self._sequences.get_state(),
             "branches": self._branches.get_state(),
-            "finished": [finished_to_state(episode) for episode in self._finished],
+            "finished": [asdict(episode) for episode in self._finished],
             "generator": self._generator.bit_generator.state,
         }
 
@@ -302,5 +294,5 @@ class PrioritizedSequenceReplayBuffer:
         self._transitions = sum(episode.num_transitions for episode in self._episodes.values())
         self._sequences.set_state(state["sequences"])
         self._branches.set_state(state["branches"])
-        self._finished = [finished_from_state(saved) for saved in state["finished"]]
+        self._finished = [FinishedEpisode(**saved) for saved in state["finished"]]
         self._generator.bit_generator.state = state["generator"]
