@@ -83,6 +83,11 @@ class Result(BaseModel):
         )
 
     @property
+    def final_test_accuracy(self) -> float:
+        """Test accuracy after fine-tuning, where there was any."""
+        return self.finetuned.test_accuracy if self.finetuned else self.test_accuracy
+
+    @property
     def removed(self) -> Reductions:
         """What is gone of the unprepared network, so that all runs compare; latency is that of the prepared one."""
         if self.original_parameter_reduction is None or self.original_macs_reduction is None:

@@ -16,11 +16,16 @@ RESAMPLES = 5000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval."""
+    """A figure with its 95 % interval, whose bounds are nan where there is none."""
 
     value: float
     low: float
     high: float
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an interval."""
+        return not np.isnan(self.low)
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -40,12 +45,16 @@ def interquartile_mean(scores: Sequence[np.ndarray]) -> float:
 def interquartile_estimate(scores: Sequence[np.ndarray], *, seed: int = 0) -> Estimate:
     """The interquartile mean with its interval by stratified bootstrap: runs are drawn anew within each task.
 
-    The interval is that between percentiles of the resampled means. Of single runs per task it has no width.
+    The interval is that between percentiles of the resampled means. Single runs per task say nothing of chance: of them
+    there is none.
     """
+    value = interquartile_mean(scores)
+    if _single(scores):
+        return Estimate(value, np.nan, np.nan)
     generator = np.random.default_rng(seed)
     drawn = np.concatenate([task[_draws(generator, len(task))] for task in scores], axis=1)  # [RESAMPLES, runs]
     means = stats.trim_mean(drawn, 0.25, axis=1)  # [RESAMPLES]
-    return _estimate(interquartile_mean(scores), means)
+    return _estimate(value, means)
 
 
 def probability_of_improvement(scores: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
@@ -57,13 +66,24 @@ def probability_of_improvement(scores: Sequence[np.ndarray], others: Sequence[np
 
 
 def improvement_estimate(scores: Sequence[np.ndarray], others: Sequence[np.ndarray], *, seed: int = 0) -> Estimate:
-    """The probability of improvement with its interval by stratified bootstrap; both policies' runs are drawn anew."""
+    """The probability of improvement with its interval by stratified bootstrap; both policies' runs are drawn anew.
+
+    Of single runs per task there is no interval.
+    """
+    value = probability_of_improvement(scores, others)
+    if _single([*scores, *others]):
+        return Estimate(value, np.nan, np.nan)
     generator = np.random.default_rng(seed)
     total = np.zeros(RESAMPLES)
     for mine, theirs in zip(scores, others, strict=True):
         rows, columns = _draws(generator, len(mine)), _draws(generator, len(theirs))
         total += _wins(mine, theirs)[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2))
-    return _estimate(probability_of_improvement(scores, others), total / len(scores))
+    return _estimate(value, total / len(scores))
+
+
+def _single(scores: Sequence[np.ndarray]) -> bool:
+    """Whether no task has a second run."""
+    return all(len(task) < 2 for task in scores)
 
 
 def _wins(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -89,8 +89,7 @@ def score(result: Result) -> float:
     """
     objective = objective_of(result)
     if isinstance(objective, Budget):
-        accuracy = result.finetuned.test_accuracy if result.finetuned else result.test_accuracy
-        return accuracy / max(result.baseline_test_accuracy, 1e-12)
+        return result.final_test_accuracy / max(result.baseline_test_accuracy, 1e-12)
     worth = objective.score(result.measurement, result.baseline_validation_accuracy)
     return worth if math.isfinite(worth) else 0.0
 

@@ -73,7 +73,7 @@ def rewrite_benchmark(directory: Path) -> Path:
 def _page(config: BenchmarkConfig, rows: Sequence[Row]) -> str:
     standing = standings(config, rows)
     first = config.policies[0].name
-    appearance = styles(config)
+    appearance = styles(entry.name for entry in config.policies)
     sections = [ranking_section(standing), improvement_section(standing, first)]
     missing = sum(1 for _ in config.runs()) - len(rows)
     return render(
@@ -84,6 +84,7 @@ def _page(config: BenchmarkConfig, rows: Sequence[Row]) -> str:
         places=[_cells(place, first, standing) for place in standing],
         swatches={label: style_key(label, style, "marker") for label, style in appearance.items()},
         first=first,
+        seeds=len(config.seeds),
         unranked=any(place.rank is None for place in standing),
         sections=[section for section in sections if section is not None],
         tasks=[
@@ -169,8 +170,9 @@ def _cells(place: Standing, first: str, standing: Sequence[Standing]) -> tuple[S
 
 
 def _estimate(estimate: Estimate, digits: int = 3) -> str:
-    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
+    interval = f" ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})" if estimate.bounded else ""
+    return f"{estimate.value:.{digits}f}{interval}"
 
 
 def _number(value: float, digits: int = 0) -> str:
-    return NONE if np.isnan(value) else f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return NONE if np.isnan(value) else words.grouped(value, digits)

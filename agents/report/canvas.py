@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from agents.report.palette import AXIS, GRID, INK, MUTED, with_variables
+from agents.report.palette import AXIS, GRID, INK, MUTED, Style, with_variables
 from agents.report.plotting import Axes, Figure, MaxNLocator, rc_context, rcdefaults, rcParams
 
 PANEL_WIDTH = 410.0
@@ -81,6 +81,18 @@ def panel(
 def heading(axes: Axes, text: str) -> None:
     """Say what the vertical axis shows: above it, so that nobody has to turn the head."""
     axes.set_title(text, loc="left", fontsize=rcParams["axes.labelsize"], color=MUTED, pad=9)
+
+
+def mark(axes: Axes, x: float, y: float, style: Style, *, size: float = 8, **settings: Any) -> None:
+    """Draw a policy's marker, above all lines; ``settings`` are those of ``Axes.plot``."""
+    axes.plot(x, y, style.marker, markersize=size, zorder=5, **style.face, **settings)
+
+
+def without_vertical_axis(axes: Axes) -> None:
+    """Leave the vertical axis out, where rows are named within the picture."""
+    axes.set_yticks([])
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
 
 
 def whole_ticks(axes: Axes, count: int = 6) -> None:

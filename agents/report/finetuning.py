@@ -3,14 +3,13 @@
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from agents.report import words
 from agents.report.files import listing
 from agents.report.pictures import training
 from agents.report.rendering import render
-from agents.report.run import read_history
-from recognizers.errors import FileError
+from agents.report.run import read_history, validated
 from recognizers.files import read_json, read_text, write_text
 
 
@@ -43,11 +42,7 @@ def write_finetuning_report(directory: Path) -> Path:
         FileError: an input is missing or malformed, or the page cannot be written.
     """
     path = directory / "summary.json"
-    try:
-        summary = FinetuningSummary.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise FileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    summary: FinetuningSummary = validated(TypeAdapter(FinetuningSummary), read_json(path), path)
     section = training.section(read_history(directory / "finetuning.jsonl"), "finetuning")
     page = directory / "report.html"
     write_text(

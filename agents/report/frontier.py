@@ -9,8 +9,9 @@ import numpy as np
 from agents.benchmark import BenchmarkConfig, Key, Row, TaskEntry
 from agents.benchmark.rows import results
 from agents.report.canvas import heading, look, panel
-from agents.report.palette import Style, assign
+from agents.report.palette import MUTED, Style
 from agents.report.plotting import Axes
+from agents.report.standings import styles
 from agents.report.words import removed, sentence
 from agents.results import Result
 from agents.statistics import interval
@@ -34,14 +35,14 @@ def save_frontier(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> N
     Raises:
         FileError: the picture cannot be written.
     """
-    styles = assign(list(dict.fromkeys(entry.joined for entry in config.policies)), None)
+    lines = styles(entry.joined for entry in config.policies)
     groups = _groups(config)
     count = len(groups)
     with look(), atomic_path(path) as temporary:
         figure, panels = panel(68 + 392 * count + 76 * (count - 1), width=760, right=190, rows=count, gap=76)
         figure.set_facecolor("white")
         for axes, tasks in zip(panels, groups, strict=True):
-            _draw(axes, config, tasks, results(rows), styles)
+            _draw(axes, config, tasks, results(rows), lines)
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 
 
@@ -67,17 +68,17 @@ def _draw(
     config: BenchmarkConfig,
     tasks: Sequence[TaskEntry],
     found: Mapping[Key, Result],
-    styles: dict[str, Style],
+    lines: dict[str, Style],
 ) -> None:
     measure = _measure(config, tasks[0])
-    for line, style in styles.items():
+    for line, style in lines.items():
         points = []
         for task, entry in itertools.product(tasks, config.policies):
             keys = [Key(task.name, entry.name, seed) for seed in config.seeds if entry.joined == line]
             mine = [found[key] for key in keys if key in found]
             if mine:
                 gone, _ = interval([100 * result.removed.of(measure) for result in mine])
-                points.append((gone, *interval([100 * (each.finetuned or each).test_accuracy for each in mine])))
+                points.append((gone, *interval([100 * each.final_test_accuracy for each in mine])))
         if not points:
             continue
         x, mean, half = zip(*sorted(points), strict=True)
@@ -87,17 +88,18 @@ def _draw(
             np.nan_to_num(half),  # of a single run there is no interval
             color=style.colour,
             marker=style.marker,
-            linestyle=(0, style.dashes) if style.dashes else "-",
+            linestyle=style.line,
             label=line,
             capsize=2,
+            **style.face,
         )
     # Others may start from a recognizer that is prepared, or not trained at all.
     first = [Key(tasks[0].name, config.entries(tasks[0])[0].name, seed) for seed in config.seeds]
     baselines = [100 * found[key].baseline_test_accuracy for key in first if key in found]
     if baselines:
-        axes.axhline(sum(baselines) / len(baselines), color="#5c6570", linestyle=(0, (4, 3)), linewidth=1)
+        axes.axhline(sum(baselines) / len(baselines), color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
     if any(key.task in {task.name for task in tasks} for key in found):
-        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=3)
     name = tasks[0].name if len(tasks) == 1 else tasks[0].task
     heading(axes, f"Test accuracy, % ({name}; dashed: unpruned)")
     axes.set_xlabel(sentence(f"{removed(measure)}, %"))

@@ -9,6 +9,7 @@ from agents.report.pictures.learning import draw_returns, keys_of_lines, learned
 from agents.report.pictures.paths import draw_paths
 from agents.report.plotting import Axes, Figure, Line2D
 from agents.report.run import Run, read_run
+from agents.report.words import shortened
 from recognizers.files import atomic_path
 
 _WIDTH, _HEIGHT, _DPI = 1400, 520, 100
@@ -71,8 +72,9 @@ def _policy_handles(run: Run) -> list[Line2D]:
             color=entry.style.colour,
             marker=entry.style.marker,
             markersize=7,
-            linestyle=(0, entry.style.dashes) if entry.style.dashes else "-",
-            label=entry.label if len(entry.label) <= 40 else entry.label[:39] + "\N{HORIZONTAL ELLIPSIS}",
+            linestyle=entry.style.line,
+            label=shortened(entry.label, 40),
+            **entry.style.face,
         )
         for entry in run.entries
     ]

@@ -37,7 +37,7 @@ def write_report(directory: Path) -> Path:
     page = render(
         "report.html.j2",
         run=run,
-        objective=words.objective(run),
+        objective=words.goal(run.objective),
         conclusion=words.conclusion(run),
         notes=_notes(run),
         figures=_figures(run.entries[0]),

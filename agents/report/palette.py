@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 COLOURS: dict[str, tuple[str, str]] = {
     "page": ("#f5f6f8", "#101317"),
@@ -60,11 +61,24 @@ class Style:
         colour: its light form.
         marker: of matplotlib; tells policies apart without colour.
         dashes: lengths of line and gap; empty for a solid line.
+        hollow: whether the marker is an outline.
     """
 
     colour: str
     marker: str
     dashes: tuple[float, ...] = ()
+    hollow: bool = False
+
+    @property
+    def line(self) -> Any:
+        """The kind of line, as matplotlib takes it."""
+        return (0, self.dashes) if self.dashes else "-"
+
+    @property
+    def face(self) -> dict[str, Any]:
+        """Inside and edge of the marker, as matplotlib takes them."""
+        inside, edge, width = (SURFACE, self.colour, 1.5) if self.hollow else (self.colour, SURFACE, 1.1)
+        return {"markerfacecolor": inside, "markeredgecolor": edge, "markeredgewidth": width}
 
 
 def css(colour: str) -> str:
@@ -88,7 +102,8 @@ def assign(labels: Sequence[str], controller: str | None) -> dict[str, Style]:
             styles[label] = Style(_SERIES[0], markers[0])
             continue
         turn, index = divmod(slot, len(_SERIES))
-        # Beyond the palette, colours come again with other markers and dashes.
-        styles[label] = Style(_SERIES[index], markers[(index + turn) % len(markers)], _DASHES[turn % len(_DASHES)])
+        # Beyond the palette, colours come again with other markers, as outlines, and with dashes.
+        marker, dashes = markers[(index + turn) % len(markers)], _DASHES[turn % len(_DASHES)]
+        styles[label] = Style(_SERIES[index], marker, dashes, hollow=turn % 2 == 1)
         slot += 1
     return styles

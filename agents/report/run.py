@@ -114,12 +114,12 @@ def read_run(directory: Path) -> Run:
         FileError: a file is missing or malformed.
     """
     path = directory / "summary.json"
-    summary = _validated(TypeAdapter(Summary), read_json(path), path)
+    summary = validated(TypeAdapter(Summary), read_json(path), path)
     for result in summary.results:
         _check(result, summary, path)
     if summary.best not in {result.policy for result in summary.results}:
         raise FileError(f"{path}: best is {summary.best!r}, which has no result")
-    objective: Objective = _validated(TypeAdapter(AnyObjective), summary.results[0].objective, path)
+    objective: Objective = validated(TypeAdapter(AnyObjective), summary.results[0].objective, path)
     return Run(
         directory=directory,
         summary=summary,
@@ -163,7 +163,12 @@ def _number(value: Any, key: str, path: Path, line: int) -> float:
     raise FileError(f"{path}, line {line}: {key} is {value!r}, not a number")
 
 
-def _validated(adapter: TypeAdapter[Any], value: Any, path: Path) -> Any:
+def validated(adapter: TypeAdapter[Any], value: Any, path: Path) -> Any:
+    """A value that was read from a file, as its type.
+
+    Raises:
+        FileError: it is none of that type.
+    """
     try:
         return adapter.validate_python(value)
     except ValidationError as error:

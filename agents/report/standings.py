@@ -1,6 +1,6 @@
 """Standings of a benchmark: which policy is ahead over all tasks, how surely, and at what cost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,9 +46,9 @@ class Standing:
     seconds: float
 
 
-def styles(config: BenchmarkConfig) -> dict[str, Style]:
-    """The style of every policy by its label."""
-    labels = [entry.name for entry in config.policies]
+def styles(labels: Iterable[str]) -> dict[str, Style]:
+    """The style of every policy, or of every line that joins several, by its label."""
+    labels = list(dict.fromkeys(labels))
     return assign(labels, next((label for label in labels if is_controller(label)), None))
 
 
@@ -69,7 +69,7 @@ def standings(config: BenchmarkConfig, rows: Sequence[Row]) -> list[Standing]:
             return None
         return improvement_estimate(ranked[label], ranked[other])
 
-    appearance = styles(config)
+    appearance = styles(entry.name for entry in config.policies)
     standing = []
     for label in [*order, *(label for label in scores if label not in ranked)]:
         mine = [result for key, result in found.items() if key.label == label]

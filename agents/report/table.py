@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from agents.report.pictures.seconds import total
 from agents.report.run import Entry, Run
-from agents.report.words import signed
+from agents.report.words import grouped, signed
 from agents.results import Finetuned, Result
 
 NONE = "\N{EN DASH}"
@@ -148,9 +148,9 @@ def _cost_columns() -> tuple[Column, ...]:
     cost = "Cost of the search"
     return (
         Column(cost, "Steps", "", "Environment steps spent by the policy, searches and training included",
-               lambda result: result.environment_steps, _count, sign=-1),
+               lambda result: result.environment_steps, grouped, sign=-1),
         Column(cost, "Evaluations", "", "Measurements of accuracy: environment steps and probes",
-               lambda result: result.evaluations, _count, sign=-1),
+               lambda result: result.evaluations, grouped, sign=-1),
         Column(cost, "Seconds", "", "By the clock, for the whole search",
                total, _seconds, sign=-1),
     )  # fmt: skip
@@ -164,9 +164,5 @@ def _accuracy(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def _count(value: float) -> str:
-    return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
 def _seconds(value: float) -> str:
-    return f"{value:.1f}" if value < 100 else _count(round(value))
+    return f"{value:.1f}" if value < 100 else grouped(value)

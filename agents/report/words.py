@@ -25,6 +25,16 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning where it has more characters than that."""
+    return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def grouped(value: float, digits: int = 0) -> str:
+    """A number with its thousands set apart."""
+    return f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
 def percent(fraction: float, digits: int = 1) -> str:
     """A fraction as per cent."""
     return f"{100 * fraction:.{digits}f}{_SPACE}%"
@@ -51,11 +61,6 @@ def duration(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f}{_SPACE}min"
     return f"{seconds / 3600:.1f}{_SPACE}h"
-
-
-def objective(run: Run) -> str:
-    """The objective as a sentence."""
-    return goal(run.objective)
 
 
 def goal(objective: Objective) -> str:

@@ -1,6 +1,7 @@
 """What a benchmark leaves behind: standings, page, files; and the guide, as it stands."""
 
 import csv
+import itertools
 import re
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from agents.cli import main
 from agents.cli.main import parse
 from agents.report.benchmark import write_benchmark
 from agents.report.frontier import save_frontier
+from agents.report.palette import assign
 from agents.report.standings import standings
 from agents.results import Curve, Result
 from agents.statistics import interquartile_mean, probability_of_improvement
@@ -162,6 +164,23 @@ def test_the_page_stands_alone_and_shows_all(rows: list[Row], tmp_path: Path) ->
         assert len(list(csv.DictReader(file))) == len(rows)
     assert (tmp_path / "accuracy.png").stat().st_size > 1000
     assert "random on digits/convnet, seed 2: ValueError" in (tmp_path / "table.md").read_text()
+
+
+def test_figures_of_single_runs_stand_without_intervals(rows: list[Row], tmp_path: Path) -> None:
+    once = CONFIG.model_copy(update={"seeds": (0,)})
+    pages = []
+    for config in (once, CONFIG):
+        pages.append(write_benchmark(config, rows, tmp_path).read_text())
+        assert "nan" not in pages[-1]
+    assert "a figure has no interval" in pages[0] and "a figure has no interval" not in pages[1]
+    assert not re.search(r"\d \(\d\.\d+ to \d\.\d+\)|intervals", pages[0]) and re.search(r"\d \(\d\.\d+ to", pages[1])
+
+
+def test_no_two_policies_look_alike() -> None:
+    styles = assign([str(number) for number in range(40)], None)
+    assert len(set(styles.values())) == 40
+    for first, second in itertools.combinations(list(styles.values())[:15], 2):
+        assert first.colour != second.colour or (first.hollow, first.dashes) != (second.hollow, second.dashes)
 
 
 @pytest.mark.parametrize("kept", [1, 0])

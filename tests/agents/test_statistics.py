@@ -88,9 +88,12 @@ def test_intervals_depend_on_the_seed_alone() -> None:
     assert statistics.RESAMPLES >= 2000
 
 
-def test_of_single_runs_the_interval_has_no_width() -> None:
-    estimate = interquartile_estimate([np.array([0.3]), np.array([0.5])])
-    assert estimate.value == estimate.low == estimate.high == pytest.approx(0.4)
+def test_of_single_runs_there_is_no_interval() -> None:
+    single, other = [np.array([0.3]), np.array([0.5])], [np.array([0.1]), np.array([0.6])]
+    mean, better = interquartile_estimate(single), improvement_estimate(single, other)
+    assert mean.value == pytest.approx(0.4) and not mean.bounded
+    assert better.value == 0.5 and not better.bounded
+    assert interquartile_estimate([*single, np.array([0.2, 0.4])]).bounded
 
 
 def test_interval_covers_the_mean_as_often_as_it_says() -> None:

@@ -7,17 +7,19 @@ from markupsafe import Markup
 
 from agents.benchmark import BenchmarkConfig, Row, TaskEntry
 from agents.benchmark.rows import objective_of, results
-from agents.report.canvas import heading, look, panel, to_svg
-from agents.report.palette import AXIS, INK, MUTED, SURFACE, Style
+from agents.report.canvas import heading, look, mark, panel, to_svg, without_vertical_axis
+from agents.report.palette import AXIS, INK, MUTED, Style
 from agents.report.pictures.parts import Section, style_key
 from agents.report.plotting import Axes
 from agents.report.standings import Standing
-from agents.report.words import removed, sentence
+from agents.report.words import removed, sentence, shortened
 from agents.results import Result
 from agents.statistics import Estimate, interval
 from recognizers.costs import Measure
 
 _GRID = 60
+_MEAN = ", mean over seeds as far as all of them go"
+_BANDS = " Bands, bars: 95 % intervals of the mean over seeds."
 
 
 def task_section(
@@ -53,8 +55,8 @@ def task_section(
     return Section(
         name=f"task-{number}",
         title=f"{task.name}: accuracy against reduction",
-        text="Left: from the complete network to the final mask, mean over seeds as far as all of them go. Right: the "
-        "final networks (fine-tuned, where the entry says so). Bands, bars: 95 % intervals of the mean over seeds.",
+        text=f"Left: from the complete network to the final mask{_MEAN if len(config.seeds) > 1 else ''}. Right: the "
+        f"final networks (fine-tuned, where the entry says so).{_BANDS if len(config.seeds) > 1 else ''}",
         legend=tuple(style_key(label, styles[label]) for label in of_policy),
         panels=tuple(panels),
     )
@@ -66,15 +68,13 @@ def ranking_section(standing: Sequence[Standing]) -> Section | None:
     if not ranked:
         return None
     with look():
-        picture = _intervals(
-            [(place, place.estimate) for place in ranked if place.estimate],
-            "ranking",
-            "Interquartile mean of the score",
-        )
+        pairs = [(place, place.estimate) for place in ranked if place.estimate]
+        picture = _intervals(pairs, "ranking", "Interquartile mean of the score")
+    bars = "; bars are 95 % intervals by stratified bootstrap" if any(estimate.bounded for _, estimate in pairs) else ""
     return Section(
         name="ranking",
         title="Interquartile mean",
-        text="The middle half of the scores of all runs; bars are 95 % intervals by stratified bootstrap.",
+        text=f"The middle half of the scores of all runs{bars}.",
         legend=(),
         panels=(picture,),
     )
@@ -84,20 +84,25 @@ def improvement_section(standing: Sequence[Standing], first: str) -> Section | N
     """How likely a run of each policy beats one of the first, and of the best; None where there is no pair."""
     best = next((place.label for place in standing if place.rank == 1), None)
     against = {first: "over_first"} | ({} if best is None else {best: "over_best"})
-    panels = []
+    panels, bounded = [], False
     with look():
         for number, (label, name) in enumerate(against.items()):
             pairs = [(place, getattr(place, name)) for place in standing if getattr(place, name) is not None]
             if pairs:
                 panels.append(_intervals(pairs, f"improvement-{number}", f"Probability to beat {label}", middle=0.5))
+                bounded = bounded or any(estimate.bounded for _, estimate in pairs)
     if not panels:
         return None
     return Section(
         name="improvement",
         title="Probability of improvement",
         text="How likely a run of a policy scores higher than one of the policy it is compared with, on the same task; "
-        "a tie counts one half. Where the interval (95 %, stratified bootstrap) holds 0.5, the runs do not tell "
-        "which is better.",
+        "a tie counts one half. "
+        + (
+            "Where the interval (95 %, stratified bootstrap) holds 0.5, the runs do not tell which is better."
+            if bounded
+            else "With one run per task it is the share of tasks won, and says nothing of chance."
+        ),
         legend=(),
         panels=tuple(panels),
     )
@@ -111,42 +116,35 @@ def _path(axes: Axes, mine: Sequence[Result], measure: Measure, style: Style) ->
     grid = np.linspace(0, min(gone[-1] for gone, _ in paths), _GRID)
     drawn = np.array([np.interp(grid, gone, change) for gone, change in paths])  # [seeds, GRID]
     mean, half = (np.array(part) for part in zip(*(interval(column) for column in drawn.T), strict=True))
-    axes.plot(grid, mean, color=style.colour, linestyle=(0, style.dashes) if style.dashes else "-")
+    axes.plot(grid, mean, color=style.colour, linestyle=style.line)
     if len(paths) > 1:
         axes.fill_between(grid, mean - half, mean + half, color=style.colour, alpha=0.13, linewidth=0)
-    _mark(axes, grid[-1], mean[-1], style)
+    mark(axes, grid[-1], mean[-1], style)
 
 
 def _final(axes: Axes, mine: Sequence[Result], measure: Measure, style: Style) -> None:
     gone, wide = interval([100 * result.removed.of(measure) for result in mine])
-    finals = [result.finetuned.test_accuracy if result.finetuned else result.test_accuracy for result in mine]
-    changes = [100 * (final - result.baseline_test_accuracy) for final, result in zip(finals, mine, strict=True)]
+    changes = [100 * (result.final_test_accuracy - result.baseline_test_accuracy) for result in mine]
     change, high = interval(changes)
     axes.errorbar(gone, change, np.nan_to_num(high), np.nan_to_num(wide), color=style.colour, linewidth=1.2, capsize=2)
-    _mark(axes, gone, change, style)
-
-
-def _mark(axes: Axes, x: float, y: float, style: Style) -> None:
-    axes.plot(
-        x, y, style.marker, color=style.colour, markersize=8, markeredgecolor=SURFACE, markeredgewidth=1.1, zorder=5
-    )
+    mark(axes, gone, change, style)
 
 
 def _intervals(
     places: Sequence[tuple[Standing, Estimate]], name: str, title: str, *, middle: float | None = None
 ) -> Markup:
-    """A row per policy: its name, its figure, its interval."""
+    """A row per policy: its name, its figure, its interval where there is one."""
     row, top, bottom = 34.0, 8.0, 40.0
     figure, (axes,) = panel(top + bottom + row * len(places), left=8, right=14, top=top, bottom=bottom)
     if middle is not None:
         axes.axvline(middle, color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
         axes.set_xlim(-0.02, 1.02)
     for index, (place, estimate) in enumerate(places):
-        axes.plot([estimate.low, estimate.high], [index, index], color=place.style.colour, linewidth=2)
-        _mark(axes, estimate.value, index, place.style)
-        text = place.label if len(place.label) <= 44 else place.label[:43] + "\N{HORIZONTAL ELLIPSIS}"
+        if estimate.bounded:
+            axes.plot([estimate.low, estimate.high], [index, index], color=place.style.colour, linewidth=2)
+        mark(axes, estimate.value, index, place.style)
         axes.annotate(
-            f"{text}   {estimate.value:.3f}",
+            f"{shortened(place.label, 44)}   {estimate.value:.3f}",
             (0, index - 0.22),
             xycoords=("axes fraction", "data"),
             xytext=(2, 1),
@@ -155,9 +153,7 @@ def _intervals(
             color=INK,
         )
     axes.set_ylim(len(places) - 0.55, -0.8)
-    axes.set_yticks([])
-    axes.grid(False, axis="y")
-    axes.spines["left"].set_visible(False)
+    without_vertical_axis(axes)
     axes.spines["bottom"].set_color(AXIS)
     axes.set_xlabel(title)
-    return to_svg(figure, name, f"{title}, with intervals, for every policy")
+    return to_svg(figure, name, f"{title}, for every policy")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from agents.report.canvas import PANEL_WIDTH, look, panel, to_svg
-from agents.report.palette import INK, MUTED, SURFACE, TRACK
+from agents.report.canvas import PANEL_WIDTH, look, mark, panel, to_svg
+from agents.report.palette import INK, MUTED, TRACK
 from agents.report.pictures.parts import Section, policy_keys
 from agents.report.plotting import Axes, Outline, PathPatch
 from agents.report.run import Entry, Run
@@ -116,7 +116,7 @@ def _draw_names(axes: Axes, layers: Sequence[str], sizes: dict[str, int]) -> Non
 
 
 def _draw_column(axes: Axes, entry: Entry, layers: Sequence[str], left: float, width: float) -> None:
-    axes.plot(left + 5, _HEAD / 2, entry.style.marker, color=entry.style.colour, markersize=8, markeredgecolor=SURFACE)
+    mark(axes, left + 5, _HEAD / 2, entry.style)
     track, height, numbers = width - 5, _ROW - 3, width >= _ROOM_FOR_NUMBERS
     tracks: list[_Box] = []
     bars: list[_Box] = []

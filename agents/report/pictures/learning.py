@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from markupsafe import Markup
 
-from agents.report.canvas import heading, look, panel, thin, to_svg
+from agents.report.canvas import heading, look, mark, panel, thin, to_svg
 from agents.report.palette import INK, MUTED, SURFACE, css
 from agents.report.pictures.parts import Key, Section, policy_keys
 from agents.report.plotting import Axes, FuncFormatter, MaxNLocator, NullFormatter
@@ -56,16 +56,7 @@ def draw_returns(axes: Axes, run: Run) -> None:
     for entry in rivals(run):
         level = _scale(run) * entry.result.episode_return
         axes.axhline(level, color=entry.style.colour, linewidth=1.4, linestyle=(0, _LEVEL))
-        axes.plot(
-            1,
-            level,
-            entry.style.marker,
-            color=entry.style.colour,
-            markersize=7,
-            markeredgecolor=SURFACE,
-            clip_on=False,
-            transform=axes.get_yaxis_transform(),
-        )
+        mark(axes, 1, level, entry.style, size=7, clip_on=False, transform=axes.get_yaxis_transform())
     steps, returns = run.learning.series(_STEPS, "episode_return_mean")
     axes.plot(*thin(steps, _scale(run) * returns), color=MUTED, linewidth=1.1)
     steps, returns = run.learning.series(_STEPS, "evaluation_return")

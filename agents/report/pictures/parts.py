@@ -20,6 +20,7 @@ class Key:
         marker: outline of the marker; empty for none.
         dashes: as of SVG; empty for a solid line.
         kind: drawn as a line, as the marker alone, or as a filled box.
+        hollow: whether the marker is an outline.
     """
 
     label: str
@@ -27,6 +28,7 @@ class Key:
     marker: str = ""
     dashes: str = ""
     kind: Literal["line", "marker", "box"] = "line"
+    hollow: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,4 +67,5 @@ def style_key(label: str, style: Style, kind: Literal["line", "marker", "box"] =
         marker=MARKERS[style.marker],
         dashes=" ".join(f"{length:g}" for length in style.dashes),
         kind=kind,
+        hollow=style.hollow,
     )

@@ -3,8 +3,8 @@
 import numpy as np
 from markupsafe import Markup
 
-from agents.report.canvas import heading, look, panel, thin, to_svg
-from agents.report.palette import INK, MUTED, SURFACE
+from agents.report.canvas import heading, look, mark, panel, thin, to_svg
+from agents.report.palette import INK, MUTED
 from agents.report.pictures.parts import Section, policy_keys
 from agents.report.plotting import Axes
 from agents.report.run import Entry, Run
@@ -35,26 +35,15 @@ def draw_paths(axes: Axes, run: Run, measure: Measure) -> None:
         lows.append(accuracy.min())
         highs.append(accuracy.max())
         reach.append(reduction.max())
-        style = entry.style
         axes.plot(
             *thin(100 * reduction, 100 * accuracy),
-            color=style.colour,
+            color=entry.style.colour,
             linewidth=2.4 if entry.controller else 1.6,
-            linestyle=(0, style.dashes) if style.dashes else "-",
+            linestyle=entry.style.line,
         )
     for entry in reversed(run.entries):  # above all lines
         reduction, accuracy = _path(entry, measure)
-        axes.plot(
-            100 * reduction[-1],
-            100 * accuracy[-1],
-            entry.style.marker,
-            color=entry.style.colour,
-            markersize=9,
-            markeredgecolor=SURFACE,
-            markeredgewidth=1.2,
-            clip_on=False,
-            zorder=5,
-        )
+        mark(axes, 100 * reduction[-1], 100 * accuracy[-1], entry.style, size=9, clip_on=False)
     _draw_bounds(axes, run, measure, lows, reach)
     margin = max(0.06 * (max(highs) - min(lows)), 0.002)
     axes.set_ylim(100 * (min(lows) - margin), 100 * (max(highs) + margin))

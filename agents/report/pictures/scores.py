@@ -6,14 +6,19 @@ import numpy as np
 
 from agents.benchmark import Row
 from agents.benchmark.rows import objective_of, results
-from agents.report.canvas import heading, look, panel, to_svg
-from agents.report.palette import SURFACE, Style
+from agents.report.canvas import heading, look, mark, panel, to_svg
+from agents.report.palette import Style
 from agents.report.pictures.parts import Section, style_key
 from agents.report.plotting import Axes, FuncFormatter, NullFormatter
 from agents.report.words import counted, sentence
 from agents.results import Result
 from agents.statistics import interval
 from envs.objectives import Budget, Objective, Tolerance
+
+_SEEDS = (
+    ", mean over seeds, with 95 % intervals. A line begins where all seeds have met the objective, and ends where the "
+    "first of them had no evaluations left"
+)
 
 
 def section(task: str, rows: Sequence[Row], styles: Mapping[str, Style], number: int) -> Section | None:
@@ -51,9 +56,8 @@ def section(task: str, rows: Sequence[Row], styles: Mapping[str, Style], number:
     return Section(
         name=f"scores-{number}",
         title=f"{task}: what evaluations bought",
-        text="The best state so far by the reward split, mean over seeds, with 95 % intervals. A line begins where "
-        "all seeds have met the objective, and ends where the first of them had no evaluations left. Those of a "
-        "controller's training are spread evenly over its episodes.",
+        text=f"The best state so far by the reward split{_SEEDS if len({key.seed for key in found}) > 1 else ''}. "
+        "Evaluations of a controller's training are spread evenly over its episodes.",
         legend=tuple(style_key(label, styles[label]) for label in drawn),
         panels=(picture,),
         wide=True,
@@ -92,19 +96,10 @@ def _draw(axes: Axes, mine: Sequence[Result], objective: Objective, style: Style
     x, mean, half = mean_of_steps(curves, [result.evaluations for result in mine])
     if not len(x):
         return False
-    axes.plot(x, mean, color=style.colour, linestyle=(0, style.dashes) if style.dashes else "-", drawstyle="steps-post")
+    axes.plot(x, mean, color=style.colour, linestyle=style.line, drawstyle="steps-post")
     if len(mine) > 1:
         axes.fill_between(x, mean - half, mean + half, step="post", color=style.colour, alpha=0.13, linewidth=0)
-    axes.plot(
-        x[-1],
-        mean[-1],
-        style.marker,
-        color=style.colour,
-        markersize=8,
-        markeredgecolor=SURFACE,
-        markeredgewidth=1.1,
-        zorder=5,
-    )
+    mark(axes, x[-1], mean[-1], style)
     return True
 
 

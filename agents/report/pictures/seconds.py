@@ -1,11 +1,11 @@
 """Where the time of every policy went."""
 
-from agents.report.canvas import look, panel, to_svg
+from agents.report.canvas import look, panel, to_svg, without_vertical_axis
 from agents.report.palette import INK, PHASES, css
 from agents.report.pictures.parts import Key, Section
 from agents.report.plotting import FuncFormatter, MaxNLocator
 from agents.report.run import Run
-from agents.report.words import duration
+from agents.report.words import duration, shortened
 from agents.results import Result
 
 _INSIDE = ("zero_out", "recover", "measure")
@@ -53,7 +53,7 @@ def section(run: Run) -> Section | None:
                 duration(left), (left, index), xytext=(5, 0), textcoords="offset points", va="center", color=INK
             )
             axes.annotate(
-                entry.label if len(entry.label) <= 64 else entry.label[:63] + "\N{HORIZONTAL ELLIPSIS}",
+                shortened(entry.label, 64),
                 (0, index - 0.25),
                 xytext=(0, 1),
                 textcoords="offset points",
@@ -61,9 +61,7 @@ def section(run: Run) -> Section | None:
                 color=INK,
             )
         axes.set_ylim(len(spent) - 0.6, -0.75)
-        axes.set_yticks([])
-        axes.grid(False, axis="y")
-        axes.spines["left"].set_visible(False)
+        without_vertical_axis(axes)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("Seconds")
