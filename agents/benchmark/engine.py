@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,7 @@ def _following(job: Job) -> Key | None:
 
 
 def _with_evaluations(job: Job, evaluations: int) -> Job:
-    return Job(
-        job.key, job.entry, job.task, job.base, job.directory, job.seconds, {"environment_steps": evaluations}, job.home
-    )
+    return replace(job, settings={"environment_steps": evaluations})
 
 
 def _base_failed(error: BaseException) -> str:
