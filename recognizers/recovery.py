@@ -73,6 +73,7 @@ class Recovery(BaseModel, ABC):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: str
     changes: ClassVar[Changes]
     memoryless: ClassVar[bool]
 
@@ -107,26 +108,31 @@ class NoRecovery(Recovery):
         """Do nothing."""
 
 
-class BatchNormRecovery(Recovery):
-    """Recalibrate the batch-norm statistics on training images; weights stay."""
+class CalibratedRecovery(Recovery):
+    """Base of those that look at calibration images."""
 
-    kind: Literal["bn"] = "bn"
     images: int = Field(512, ge=2, description="calibration images: a fixed seeded subset of the training images")
-    batch_size: int = Field(128, ge=2, description="images per batch; the statistics are averaged over the batches")
-    changes: ClassVar[Changes] = "statistics"
-    memoryless: ClassVar[bool] = True
 
     @property
     def calibration_images(self) -> int:
         """As configured."""
         return self.images
 
+
+class BatchNormRecovery(CalibratedRecovery):
+    """Recalibrate the batch-norm statistics on training images; weights stay."""
+
+    kind: Literal["bn"] = "bn"
+    batch_size: int = Field(128, ge=2, description="images per batch; the statistics are averaged over the batches")
+    changes: ClassVar[Changes] = "statistics"
+    memoryless: ClassVar[bool] = True
+
     def __call__(self, subject: Subject, generator: torch.Generator) -> None:
         """Recalibrate."""
         subject.recalibrate(self.images, self.batch_size)
 
 
-class FinetuneRecovery(Recovery):
+class FinetuneRecovery(CalibratedRecovery):
     """The original method: a few mini-batches of SGD, then a recalibration of the batch norms.
 
     Running statistics lag behind the weights, so retraining without recalibration is worse than recalibration
@@ -139,16 +145,10 @@ class FinetuneRecovery(Recovery):
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD; starts afresh at each recovery")
     weight_decay: float = Field(5e-4, ge=0, description="L2 penalty of SGD")
     batch_size: int = Field(128, ge=2, description="images per mini-batch")
-    images: int = Field(512, ge=2, description="calibration images")
     flip: bool = Field(False, description="augment by random horizontal flips")
     padding: int = Field(0, ge=0, description="augment by random crops after padding by this many pixels")
     changes: ClassVar[Changes] = "everything"
     memoryless: ClassVar[bool] = False
-
-    @property
-    def calibration_images(self) -> int:
-        """As configured."""
-        return self.images
 
     def __call__(self, subject: Subject, generator: torch.Generator) -> None:
         """Retrain, recalibrate."""
@@ -172,7 +172,17 @@ class FinetuneRecovery(Recovery):
         subject.recalibrate(self.images, self.batch_size)
 
 
-class ReconstructRecovery(Recovery):
+class SampledRecovery(CalibratedRecovery):
+    """Base of those that change weights by what layers see at random positions of their feature maps."""
+
+    images: int = Field(2000, ge=2, description="calibration images: a fixed seeded subset of the training images")
+    positions: int = Field(32, ge=1, description="random positions of a feature map that each image gives")
+    batch_size: int = Field(250, ge=2, description="images per batch")
+    changes: ClassVar[Changes] = "everything"
+    memoryless: ClassVar[bool] = True
+
+
+class ReconstructRecovery(SampledRecovery):
     """Least squares of the weights that read removed units, on unlabelled training images (REAP).
 
     No gradient step is made. The result follows from base weights and mask alone. `asymmetric` walks along the network
@@ -188,8 +198,6 @@ class ReconstructRecovery(Recovery):
         "inputs in the pruned network to what the old weights would make of them; independent: from and to the "
         "original network, by downdates of one inverse per layer",
     )
-    images: int = Field(2000, ge=2, description="calibration images: a fixed seeded subset of the training images")
-    positions: int = Field(32, ge=1, description="random positions of a feature map that each image gives")
     ridge: float = Field(1e-4, ge=0, description="penalty on weights, relative to the mean second moment of an input")
     refit: float | None = Field(
         0.01,
@@ -201,14 +209,6 @@ class ReconstructRecovery(Recovery):
         3, ge=0, description="asymmetric: rounds of fitting such layers to what is behind their ReLU; 0: before it"
     )
     recalibrate: bool = Field(False, description="recalibrate the batch norms afterwards, on the same images")
-    batch_size: int = Field(250, ge=2, description="images per batch")
-    changes: ClassVar[Changes] = "everything"
-    memoryless: ClassVar[bool] = True
-
-    @property
-    def calibration_images(self) -> int:
-        """As configured."""
-        return self.images
 
     @property
     def kept_images(self) -> int:
@@ -233,20 +233,10 @@ class ReconstructRecovery(Recovery):
             subject.recalibrate(self.images, self.batch_size)
 
 
-class UnifyRecovery(Recovery):
+class UnifyRecovery(SampledRecovery):
     """Neuron unification: the weights that read a removed unit go to the kept unit that behaves most like it."""
 
     kind: Literal["unify"] = "unify"
-    images: int = Field(2000, ge=2, description="calibration images: a fixed seeded subset of the training images")
-    positions: int = Field(32, ge=1, description="random positions of a feature map that each image gives")
-    batch_size: int = Field(250, ge=2, description="images per batch")
-    changes: ClassVar[Changes] = "everything"
-    memoryless: ClassVar[bool] = True
-
-    @property
-    def calibration_images(self) -> int:
-        """As configured."""
-        return self.images
 
     @property
     def kept_images(self) -> int:
