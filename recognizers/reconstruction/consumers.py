@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 
 from recognizers.evaluation import Precision, autocast
 from recognizers.execution.stages import Stage
-from recognizers.reconstruction.layer import Part, affine, has_bias, input_units, parts
-from recognizers.reconstruction.least_squares import Fit, Moments, fit, moments
+from recognizers.reconstruction.layer import Part, affine, has_bias, input_units, layer_at, parts
+from recognizers.reconstruction.least_squares import Fit, Moments, fit_affine, moments
 from recognizers.reconstruction.samples import positions, sampled_inputs, sampled_outputs
 from recognizers.reconstruction.sites import Site, find_sites
 from recognizers.reconstruction.walk import check_traced, run_node
@@ -46,11 +46,7 @@ class Consumer:
     @cached_property
     def solution(self) -> Fit:
         """The fit with all inputs, whose weights are the original ones but for the ridge."""
-        used = torch.arange(len(self.data.gram) - (0 if self.offset else 1))
-        penalised = torch.ones(len(used), dtype=torch.bool)
-        if self.offset:
-            penalised[-1] = False
-        return fit(self.data.keep(used), ridge=self.ridge, prior=self.weights[used], penalise=penalised)
+        return fit_affine(self.data, ridge=self.ridge, prior=self.weights, offset=self.offset)
 
     def inputs_of(self, unit: int) -> Tensor:
         """Indices of the inputs that belong to a unit, ``[q]`` int64."""
@@ -104,7 +100,7 @@ def consumers(
             assert isinstance(output, fx.Node)
             tensors[position] = values[output]
         for site in sites.values():
-            layer, norm = _modules(site, network)
+            layer, norm = layer_at(network, site.path, site.norm)
             for number, part in enumerate(parts(layer)):
                 if (site.path, number) in summed:
                     units = input_units(layer, table.slots[site.path].in_units)[part.inputs]
@@ -129,7 +125,7 @@ def _moments(
     slot = table.slots.get(site.path)
     if slot is None or slot.in_units is None:
         return []
-    layer, norm = _modules(site, network)
+    layer, norm = layer_at(network, site.path, site.norm)
     source = site.node.args[0]
     assert isinstance(source, fx.Node)
     places = positions(values[site.node].shape, per_image, generator)
@@ -142,11 +138,3 @@ def _moments(
         (number, moments(inputs[:, torch.cat([part.inputs, last])], outputs[:, part.outputs]))
         for number, part in enumerate(parts(layer))
     ]
-
-
-def _modules(site: Site, network: nn.Module) -> tuple[nn.Conv2d | nn.Linear, nn.BatchNorm2d | None]:
-    layer = network.get_submodule(site.path)
-    norm = None if site.norm is None else network.get_submodule(site.norm)
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    assert norm is None or isinstance(norm, nn.BatchNorm2d)
-    return layer, norm

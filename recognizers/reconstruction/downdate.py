@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recognizers.compaction import CompactNetwork
 from recognizers.reconstruction.consumers import Consumer
-from recognizers.reconstruction.layer import write
+from recognizers.reconstruction.layer import layer_at, take_values, write
 from recognizers.reconstruction.recipe import Recipe
 from recognizers.reconstruction.unification import merge
 from recognizers.reconstruction.walk import removed
@@ -43,9 +43,7 @@ class Downdates:
         """
         paths, conditions = list(paths), {}
         for path in paths:
-            module, base = self._working.get_submodule(path), self._original.get_submodule(path)
-            for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-                tensor.data.copy_(getattr(base, name))
+            take_values(self._working.get_submodule(path), self._original.get_submodule(path))
         for path in paths:
             for consumer in self._consumers.get(path, ()):
                 gone = removed(consumer.units, mask)
@@ -56,10 +54,7 @@ class Downdates:
         return conditions
 
     def _write(self, consumer: Consumer, gone: Tensor, mask: np.ndarray) -> None:
-        layer = self._working.get_submodule(consumer.path)
-        norm = None if consumer.norm is None else self._working.get_submodule(consumer.norm)
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        assert norm is None or isinstance(norm, nn.BatchNorm2d)
+        layer, norm = layer_at(self._working, consumer.path, consumer.norm)
         if self._recipe.form == "unify":
             weights = merge(consumer, mask)
         else:

@@ -26,6 +26,21 @@ class Part:
     outputs: Tensor
 
 
+def layer_at(network: nn.Module, path: str, norm: str | None) -> tuple[Layer, nn.BatchNorm2d | None]:
+    """The layer at a path of a network, and the batch norm at another path, if one is given."""
+    layer = network.get_submodule(path)
+    behind = None if norm is None else network.get_submodule(norm)
+    assert isinstance(layer, Layer)
+    assert behind is None or isinstance(behind, nn.BatchNorm2d)
+    return layer, behind
+
+
+def take_values(module: nn.Module, source: nn.Module) -> None:
+    """Give a module, in place, the values of one like it; those of submodules stay."""
+    for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        tensor.data.copy_(getattr(source, name))
+
+
 def parts(layer: Layer) -> list[Part]:
     """The parts of a layer."""
     groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
@@ -38,7 +53,7 @@ def parts(layer: Layer) -> list[Part]:
 
 
 def input_units(layer: Layer, units: np.ndarray | None) -> Tensor:
-    """The unit of each column of sampled inputs, ``[columns]`` int64, -1 where it can not be pruned.
+    """The unit of each column of sampled inputs, ``[columns]`` int64, -1 where it cannot be pruned.
 
     Args:
         layer: that reads them.

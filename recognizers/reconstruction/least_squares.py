@@ -146,6 +146,22 @@ def fit(data: Moments, *, ridge: float = RIDGE, prior: Tensor | None = None, pen
     return Fit(inverse, weights if prior is None else prior + weights, condition)
 
 
+def fit_affine(data: Moments, *, ridge: float, prior: Tensor | None, offset: bool) -> Fit:
+    """The fit of an affine map, whose offset has no penalty.
+
+    Args:
+        data: moments; the last input is constant.
+        ridge: as in :func:`fit`.
+        prior: likewise, ``[d, m]``.
+        offset: whether the map can have any; if not, the constant input is left out of the fit, ``d - 1`` inputs.
+    """
+    used = torch.arange(len(data.gram) - (0 if offset else 1))
+    penalised = torch.ones(len(used), dtype=torch.bool)
+    if offset:
+        penalised[-1] = False
+    return fit(data.keep(used), ridge=ridge, prior=None if prior is None else prior[used], penalise=penalised)
+
+
 def eliminate(
     starts: Sequence[Fit],
     groups: Sequence[Sequence[Tensor]],

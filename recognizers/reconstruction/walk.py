@@ -16,8 +16,17 @@ from recognizers.errors import ConfigurationError
 from recognizers.evaluation import Precision, autocast
 from recognizers.execution.passes import Boundaries
 from recognizers.execution.stages import Stage
-from recognizers.reconstruction.layer import Layer, affine, has_bias, input_units, parts, write
-from recognizers.reconstruction.least_squares import Moments, fit, moments, rectify
+from recognizers.reconstruction.layer import (
+    Layer,
+    affine,
+    has_bias,
+    input_units,
+    layer_at,
+    parts,
+    take_values,
+    write,
+)
+from recognizers.reconstruction.least_squares import Moments, fit_affine, moments, rectify
 from recognizers.reconstruction.recipe import Recipe
 from recognizers.reconstruction.samples import positions, sampled_inputs, sampled_outputs
 from recognizers.reconstruction.sites import Site, execution_order, find_sites
@@ -136,9 +145,8 @@ class Walk(Boundaries):
     def _take_base(self, paths: frozenset[str], mask: np.ndarray) -> None:
         """Base values for the modules of a stage, with weights of 0 for removed inputs."""
         for path in paths:
-            module, base = self._working.get_submodule(path), self._original.get_submodule(path)
-            for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-                tensor.data.copy_(getattr(base, name))
+            module = self._working.get_submodule(path)
+            take_values(module, self._original.get_submodule(path))
             slot = self._table.slots.get(path)
             if isinstance(module, nn.Conv2d | nn.Linear) and slot is not None and slot.in_units is not None:
                 gone = removed(input_units(module, slot.in_units), mask)
@@ -155,10 +163,8 @@ class Walk(Boundaries):
     @torch.no_grad()
     def _fit(self, site: Site, mask: np.ndarray, before: Values, after: Values, conditions: dict[str, float]) -> None:
         recipe = self._recipe
-        layer = self._working.get_submodule(site.path)
-        norm = None if site.norm is None else self._working.get_submodule(site.norm)
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        assert norm is None or isinstance(norm, nn.BatchNorm2d)
+        layer, norm = layer_at(self._working, site.path, site.norm)
+        base, base_norm = layer_at(self._original, site.path, site.norm)
         slot = self._table.slots.get(site.path)
         units = input_units(layer, None if slot is None else slot.in_units)
         gone = removed(units, mask)
@@ -166,12 +172,11 @@ class Walk(Boundaries):
         if not gone.any() and (symmetric or recipe.refit is None):
             return
         out_units = None if slot is None else slot.out_units
-        kept_outputs = ~removed(torch.full((len(layer.weight),), -1) if out_units is None else _long(out_units), mask)
+        units_of_outputs = torch.full((len(layer.weight),), -1) if out_units is None else torch.from_numpy(out_units)
+        kept_outputs = ~removed(units_of_outputs, mask)
         with torch.autocast(before[0][site.node].device.type, enabled=False):
             inputs, targets, added = self._samples(site, layer, before, after)
             offset = has_bias(layer, norm)
-            base = self._original.get_submodule(site.path)
-            base_norm = None if site.norm is None else self._original.get_submodule(site.norm)
             for part in parts(layer):
                 outputs = kept_outputs[part.outputs].nonzero().flatten()
                 if not len(outputs):
@@ -180,7 +185,7 @@ class Walk(Boundaries):
                 columns = torch.cat([part.inputs[~lost], torch.tensor([inputs.shape[1] - 1])])
                 used = inputs[:, columns]
                 rows = part.outputs[outputs]
-                old = affine(base, base_norm, part)[:, outputs]  # type: ignore[arg-type]
+                old = affine(base, base_norm, part)[:, outputs]
                 wanted = (
                     targets[:, rows]
                     if not symmetric
@@ -210,19 +215,15 @@ class Walk(Boundaries):
     ) -> tuple[Tensor, Moments, float]:
         """Weights ``[d + 1, m]`` of kept inputs, whose last is constant, with the moments and condition number."""
         data = moments(inputs, targets)
-        used = torch.arange(len(data.gram) - (0 if offset else 1))
-        penalised = torch.ones(len(used), dtype=torch.bool)
-        if offset:
-            penalised[-1] = False
         ridge = self._recipe.ridge if prior is None else self._recipe.refit or 0.0
-        start = prior if prior is None else prior[used]
-        solved = fit(data.keep(used), ridge=ridge, prior=start, penalise=penalised)
+        solved = fit_affine(data, ridge=ridge, prior=prior, offset=offset)
+        used = torch.arange(len(solved.weights))
         weights = rectify(
             solved,
             inputs[:, used],
             targets,
             added=added,
-            prior=start,
+            prior=None if prior is None else prior[used],
             gram=data.gram[used][:, used],
             iterations=self._recipe.rectified if rectified else 0,
         )
@@ -293,7 +294,3 @@ def run_node(node: fx.Node, network: nn.Module, values: dict[fx.Node, Tensor]) -
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     assert callable(node.target)
     return node.target(*args, **kwargs)
-
-
-def _long(units: np.ndarray) -> Tensor:
-    return torch.from_numpy(units)
