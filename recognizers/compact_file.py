@@ -14,7 +14,7 @@ from recognizers.units import is_depthwise
 
 
 def save_compact(path: str | os.PathLike[str], network: nn.Module, blueprint: Blueprint) -> None:
-    """Write a compact network atomically as safetensors, with the blueprint of the dense network it came from."""
+    """Write a compact network atomically as safetensors, with the blueprint of the complete network it came from."""
     write_tensors(path, network.state_dict(), {"format": "zeroout-compact", **blueprint.to_metadata()})
 
 
@@ -47,7 +47,7 @@ def shaped(blueprint: Blueprint, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def shape_like(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Give the modules of a dense ``network`` the shapes of named tensors, and the channel counts that go with them.
+    """Give the modules of a complete ``network`` the shapes of named tensors, and the channel counts that go with them.
 
     Where a tensor's shape changes, its values are lost.
     """

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recognizers.data import Normalization
 from recognizers.errors import ConfigurationError
 from recognizers.export.pruned import PrunedNetwork
-from recognizers.files import atomic_path
+from recognizers.files import write_bytes
 
 INPUT, OUTPUT = "images", "logits"
 
@@ -77,8 +77,7 @@ def export_onnx(path: str | os.PathLike[str], pruned: PrunedNetwork, *, normaliz
     # Also one by one: a batch size that was traced into the file would show.
     logits = torch.cat([run(images[:1]), run(images[1:])])
     difference = pruned.check(logits, "the ONNX file")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, content)
     return difference
 
 

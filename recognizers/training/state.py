@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from recognizers.errors import ConfigurationError, FileError
-from recognizers.files import atomic_path
+from recognizers.files import write_bytes
 from recognizers.training.config import TrainingConfig
 
 _FORMAT = "zeroout training checkpoint 1"
@@ -103,8 +103,7 @@ class TrainingState:
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        write_bytes(path, buffer.getbuffer())
 
     def load(self, path: Path, config: TrainingConfig) -> None:
         """Take over the checkpoint at ``path``.
