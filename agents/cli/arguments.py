@@ -64,6 +64,14 @@ def add_task(parser: argparse.ArgumentParser, *, default: str | None = None) -> 
     )
 
 
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """What commands start from that go on with a mask, and the flags that choose another task for it."""
+    parser.add_argument(
+        "source", type=Path, metavar="RUN|MASK", help="run directory, or mask file; its run gives task and weights"
+    )
+    add_task(parser, default="")
+
+
 def task_overrides(arguments: argparse.Namespace) -> list[str]:
     """The flags of :func:`add_task` as dotted overrides; explicit ``key=value`` come last and win."""
     overrides = []

@@ -9,7 +9,7 @@ from agents.cli.arguments import absolute_spec, add_command, add_common
 from recognizers.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from agents.benchmark import Row
+    from agents.benchmark import BenchmarkConfig, Row
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,31 +50,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark."""
     from tqdm import tqdm
 
-    from agents.benchmark import BenchmarkConfig, Entry, load_benchmark, read_rows
     from agents.benchmark.engine import run_benchmark
     from agents.benchmark.rows import refuse_other_settings
     from agents.benchmark.table import markdown_table
-    from agents.foreign import class_name, is_foreign
     from agents.report.benchmark import write_benchmark
-    from envs.episodes import repair_episodes
     from recognizers.files import append_text, write_json
-    from recognizers.settings import validate
 
-    config, out = load_benchmark(arguments.config, arguments.overrides), arguments.out
-    if arguments.workers is not None and arguments.workers < 0:
-        raise ConfigurationError(f"--workers must be 0 or more, got {arguments.workers}")
-    more = [
-        Entry(policy=name, label=class_name(name) if is_foreign(name) else None).model_dump()
-        for name in arguments.policy
-    ]
-    tree = config.model_dump()
-    config = validate(BenchmarkConfig, {**tree, "policies": [*tree["policies"], *more]}, "benchmark")
+    config, out = _config(arguments), arguments.out
     results = out / "results.jsonl"
-    if results.exists():
-        if not arguments.resume:
-            raise ConfigurationError(f"{results} holds results already: choose another --out, or pass --resume")
-        repair_episodes(results)
-    rows = {row.key: row for row in read_rows(results)}
+    rows = {row.key: row for row in _recorded(results, resume=arguments.resume)}
     refuse_other_settings(config, rows, out / "config.json")
     keys = list(config.runs())
     done = sum(key in rows and rows[key].result is not None for key in keys)
@@ -112,6 +96,38 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "failed": failed,
         "_text": f"{table}\n\nreport: {page}",
     }
+
+
+def _config(arguments: argparse.Namespace) -> "BenchmarkConfig":
+    """The benchmark that is named, with the policies that are given beside it."""
+    from agents.benchmark import BenchmarkConfig, Entry, load_benchmark
+    from agents.foreign import class_name, is_foreign
+    from recognizers.settings import validate
+
+    tree = load_benchmark(arguments.config, arguments.overrides).model_dump()
+    if arguments.workers is not None and arguments.workers < 0:
+        raise ConfigurationError(f"--workers must be 0 or more, got {arguments.workers}")
+    more = [
+        Entry(policy=name, label=class_name(name) if is_foreign(name) else None).model_dump()
+        for name in arguments.policy
+    ]
+    return validate(BenchmarkConfig, {**tree, "policies": [*tree["policies"], *more]}, "benchmark")
+
+
+def _recorded(results: Path, *, resume: bool) -> "list[Row]":
+    """The rows of earlier calls.
+
+    Raises:
+        ConfigurationError: there are some, and ``resume`` is not set.
+    """
+    from agents.benchmark import read_rows
+    from envs.episodes import repair_episodes
+
+    if results.exists():
+        if not resume:
+            raise ConfigurationError(f"{results} holds results already: choose another --out, or pass --resume")
+        repair_episodes(results)
+    return read_rows(results)
 
 
 def _line(row: "Row") -> str:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.cli.arguments import add_command, add_common, add_task, task_overrides
+from agents.cli.arguments import add_command, add_common, add_source, task_overrides
 from agents.cli.output import note, table
 from recognizers.errors import ConfigurationError
 
@@ -31,7 +31,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "write a pruned network for other programs, checked against the masked one",
         "zeroout export runs/digits --to onnx --round-to 8 --out digits.onnx",
     )
-    parser.add_argument("source", type=Path, metavar="RUN|MASK", help="run directory, or mask file")
+    add_source(parser)
     parser.add_argument(
         "--to",
         choices=list(FORMATS),
@@ -56,7 +56,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="store_true",
         help="onnx: normalise within the file, so that it takes uint8 images; else its metadata say how to",
     )
-    add_task(parser, default="")
     parser.add_argument("--seed", type=int, default=0, help="of a criterion that draws (default: 0)")
     add_common(parser)
     parser.set_defaults(run=run)

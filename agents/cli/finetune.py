@@ -2,10 +2,9 @@
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
-from agents.cli.arguments import add_command, add_common, add_run, add_task, task_overrides
+from agents.cli.arguments import add_command, add_common, add_run, add_source, task_overrides
 from agents.cli.output import note, table
 
 SCHEDULE = {
@@ -35,10 +34,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "fine-tune a pruned network from its mask",
         "zeroout finetune runs/quickstart --out runs/tuned --epochs 20 --learning-rate 0.02 --distillation 0.5",
     )
-    parser.add_argument(
-        "mask", type=Path, metavar="RUN|MASK", help="run directory, or mask file; its run gives task and weights"
-    )
-    add_task(parser, default="")
+    add_source(parser)
     group = parser.add_argument_group("schedule", "by default as the task says, in its section recognizer.finetuning")
     for name, (kind, meaning) in SCHEDULE.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", help=meaning)
@@ -59,7 +55,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from recognizers.masks import load_mask, save_mask
 
     started = time.perf_counter()
-    source = Source.at(arguments.mask)
+    source = Source.at(arguments.source)
     task = source.task(arguments.task, [*schedule_overrides(arguments), *task_overrides(arguments)])
     directory = RunDirectory.create(arguments.out, "finetune", resume=arguments.resume)
     note(f"{task.name}: fine-tuning {source.mask} in {directory.path}", quiet=arguments.json)

@@ -2,10 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.cli.arguments import add_command, add_common, add_task, task_overrides
+from agents.cli.arguments import add_command, add_common, add_source, task_overrides
 from agents.cli.output import note, table
 from recognizers.errors import ConfigurationError
 
@@ -21,12 +20,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "parameters, MACs, file size and latency of the original and the pruned network",
         "zeroout measure runs/digits --batch-sizes 1,64 --threads 1",
     )
-    parser.add_argument("source", type=Path, metavar="RUN|MASK", help="run directory, or mask file")
+    add_source(parser)
     parser.add_argument("--batch-sizes", default="1,8,64", metavar="N,N", help="images per pass (default: 1,8,64)")
     parser.add_argument("--rounds", type=int, default=50, metavar="N", help="timed passes of each (default: 50)")
     parser.add_argument("--warmup", type=int, default=5, metavar="N", help="passes before that (default: 5)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: as the task has it)")
-    add_task(parser, default="")
     add_common(parser)
     parser.set_defaults(run=run)
 
