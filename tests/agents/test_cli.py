@@ -10,6 +10,7 @@ import pytest
 from agents.cli import main
 from recognizers.compact_file import load_compact
 from recognizers.files import read_tensors
+from tests.agents.command_line import call, fails
 
 COMMANDS = [
     "quickstart",
@@ -24,21 +25,6 @@ COMMANDS = [
     "report",
     "serve",
 ]
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    status = main(list(arguments))
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a command fails with."""
-    status, out, err = call(capsys, *arguments)
-    assert status == 2 and out == ""
-    last = err.strip().splitlines()[-1]
-    assert last.startswith("zeroout: error: ") and "Traceback" not in err
-    return last
 
 
 @pytest.fixture

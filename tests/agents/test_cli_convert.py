@@ -8,25 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from agents.cli import main
 from recognizers.blueprint import Blueprint
 from recognizers.config import load_weights, save_weights
 from recognizers.files import read_tensors
 from recognizers.zoo import serial
 from recognizers.zoo.resnet import ResNet
 from recognizers.zoo.serial import SerialResNet, serialise
+from tests.agents.command_line import call
 
 RESNET = "recognizer.architecture=resnet20"
 FORMS = {
     "serial": ["recognizer.architecture=serial_resnet20"],
     "skip": [RESNET, "recognizer.arguments={skip_convolutions: true}"],
 }
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    status = main(list(arguments))
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def flags(weights: Path | str, settings: Sequence[str]) -> list[str]:

@@ -12,18 +12,7 @@ from recognizers import zoo
 from recognizers.compact_file import load_compact
 from recognizers.export import load_pruned, load_torch_prune
 from recognizers.files import read_tensors
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    status = main(list(arguments))
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    status, out, err = call(capsys, *arguments)
-    assert status == 2 and out == "" and "Traceback" not in err
-    return err.strip().splitlines()[-1]
+from tests.agents.command_line import call, fails
 
 
 def network() -> torch.nn.Module:

@@ -11,18 +11,7 @@ from agents.cli import main
 from agents.cli.finetune import SCHEDULE, SWITCHES
 from agents.run_directory import RunDirectory
 from recognizers.training import RetrainingConfig
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    status = main(list(arguments))
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    status, out, err = call(capsys, *arguments)
-    assert status == 2 and out == "" and "Traceback" not in err
-    return err.strip().splitlines()[-1]
+from tests.agents.command_line import call, fails
 
 
 @pytest.fixture(scope="module")

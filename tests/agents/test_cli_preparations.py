@@ -13,6 +13,7 @@ from recognizers.config import WEIGHTS_VARIABLE, save_weights
 from recognizers.files import read_tensors
 from recognizers.preparation import PcaInit, Provenance
 from recognizers.preparation.narrowing import narrowed_network
+from tests.agents.command_line import fails
 
 SMALL = [
     "--task",
@@ -36,11 +37,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object
     out, err = capsys.readouterr()
     assert status == 0, err
     return json.loads(out)
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(list(arguments)) == 2
-    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_narrowed_trained_pruned_and_fine_tuned(capsys: pytest.CaptureFixture[str]) -> None:
