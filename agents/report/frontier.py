@@ -91,6 +91,7 @@ def _draw(
             linestyle=style.line,
             label=line,
             capsize=2,
+            markersize=8,
             **style.face,
         )
     # Others may start from a recognizer that is prepared, or not trained at all.
