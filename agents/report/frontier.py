@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.transforms import ScaledTranslation
 
 from agents.benchmark import BenchmarkConfig, Key, Row, TaskEntry
 from agents.benchmark.rows import results
@@ -18,6 +19,9 @@ from agents.statistics import interval
 from envs.objectives import Objective
 from recognizers.costs import Measure
 from recognizers.files import atomic_path
+
+_STEP = 0.03
+"""From one line's points to those of the next, in inches."""
 
 
 def save_frontier(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> None:
@@ -43,7 +47,8 @@ def save_frontier(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> N
         figure.set_facecolor("white")
         for axes, tasks in zip(panels, groups, strict=True):
             _draw(axes, config, tasks, results(rows), lines)
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+        # Tight: names of lines may be longer than the margin.
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None}, bbox_inches="tight")
 
 
 def _groups(config: BenchmarkConfig) -> list[list[TaskEntry]]:
@@ -71,7 +76,7 @@ def _draw(
     lines: dict[str, Style],
 ) -> None:
     measure = _measure(config, tasks[0])
-    for line, style in lines.items():
+    for index, (line, style) in enumerate(lines.items()):
         points = []
         for task, entry in itertools.product(tasks, config.policies):
             keys = [Key(task.name, entry.name, seed) for seed in config.seeds if entry.joined == line]
@@ -81,17 +86,23 @@ def _draw(
                 points.append((gone, *interval([100 * each.final_test_accuracy for each in mine])))
         if not points:
             continue
-        x, mean, half = zip(*sorted(points), strict=True)
+        x, mean, half = np.nan_to_num(np.array(sorted(points))).T  # of a single run there is no interval
+        for bound in (mean - half, mean + half):
+            axes.update_datalim(np.column_stack([x, bound]))  # not found out under another transform
+        # Several sizes share a panel: side by side, as the intervals at each of them would hide each other.
+        places = (index - (len(lines) - 1) / 2) if len(tasks) > 1 else 0
+        aside = ScaledTranslation(places * _STEP, 0, axes.figure.dpi_scale_trans)
         axes.errorbar(
             x,
             mean,
-            np.nan_to_num(half),  # of a single run there is no interval
+            half,
             color=style.colour,
             marker=style.marker,
             linestyle=style.line,
             label=line,
             capsize=2,
             markersize=8,
+            transform=axes.transData + aside,
             **style.face,
         )
     # Others may start from a recognizer that is prepared, or not trained at all.
