@@ -26,6 +26,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
 def start(home: Path) -> Iterator[Start]:
     """Starts ``zeroout serve``, and waits until it answers."""
@@ -80,6 +85,8 @@ def test_killing_the_service_loses_nothing_that_was_finished(
         time.sleep(0.2)
     first.kill()
     first.wait()
+    while listens(port):  # Ray's processes notice after a while; until then they would answer in the next one's place
+        time.sleep(0.2)
 
     second = start(port, *flags, token=token)
     assert [client.pruning(id_) for id_ in quick] == before
