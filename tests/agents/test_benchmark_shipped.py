@@ -12,7 +12,7 @@ from agents.controller import load_controller
 from agents.policy import check_policy
 
 ROOT = Path(__file__).parents[2]
-RESULTS = sorted(path.parent for path in (ROOT / "configs" / "benchmarks" / "results").glob("*/results.csv"))
+RESULTS = sorted(path.parent for path in (ROOT / "configs" / "benchmarks" / "results").glob("*/results.jsonl"))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "benchmarks").glob("*.yaml")))
