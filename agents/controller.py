@@ -259,7 +259,7 @@ class ControllerTraining:
         env, mask = self.env, np.ones(self.env.recognizer.n_units, dtype=np.int8)
         states = []
         for action, accuracy in zip(finished.actions, (finished.accuracy or [])[1:], strict=True):
-            mask[env.objective.trim(env.actions.units(action, mask), mask, env.recognizer.costs)] = 0
+            mask[env.units_of(action, mask)] = 0
             states.append(Measurement(accuracy, *env.recognizer.costs.reductions(mask)))
         return Episode(
             task=env.task.name,

@@ -75,8 +75,7 @@ def mask_of(env: PruningEnv, candidate: Candidate) -> np.ndarray:
     """The mask of a candidate, ``[U]`` int8, without measuring anything."""
     mask = np.ones(env.recognizer.n_units, dtype=np.int8)
     for action in candidate.episode.actions[: candidate.steps]:
-        units = env.objective.trim(env.actions.units(env.actions.recall(action), mask), mask, env.recognizer.costs)
-        mask[units] = 0
+        mask[env.units_of(env.actions.recall(action), mask)] = 0
     return mask
 
 

@@ -301,6 +301,10 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         self._discrete()
         return np.flatnonzero(self._action_mask())
 
+    def units_of(self, action: Action, mask: np.ndarray) -> np.ndarray:
+        """The units, ``[k]`` int64, that a valid action removes under ``mask``, ``[U]``, trimmed by the objective."""
+        return self.objective.trim(self.actions.units(action, mask), mask, self.recognizer.costs)
+
     def render(self) -> str:  # type: ignore[override]
         """Kept units per layer as bars."""
         state = self._state
@@ -334,7 +338,7 @@ class PruningEnv(gymnasium.Env[Observation, Any]):
         mask = self.recognizer.mask
         if fault := self.actions.fault(action, mask):
             raise InvalidActionError(f"action {action} is not valid: {fault}")
-        return self.objective.trim(self.actions.units(action, mask), mask, self.recognizer.costs)
+        return self.units_of(action, mask)
 
     def _advance(self, units: np.ndarray) -> tuple[Measurement, Seconds]:
         started = time.perf_counter()

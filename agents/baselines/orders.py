@@ -116,9 +116,8 @@ def _order(env: PruningEnv, policy: Allocation) -> np.ndarray:
 def imagine(env: PruningEnv, genes: np.ndarray) -> Iterator[tuple[np.ndarray, Measurement]]:
     """The masks, ``[U]`` int8, that an order leads through, with their reductions and the baseline's accuracy."""
     order, mask = RemovalOrder(env, genes), np.ones(env.recognizer.n_units, dtype=np.int8)
-    costs = env.recognizer.costs
     while env.actions.valid(mask).any():
-        units = env.objective.trim(env.actions.units(order.next(mask), mask), mask, costs)
+        units = env.units_of(order.next(mask), mask)
         mask = mask.copy()
         mask[units] = 0
-        yield mask, Measurement(env.baseline_accuracy, *costs.reductions(mask))
+        yield mask, Measurement(env.baseline_accuracy, *env.recognizer.costs.reductions(mask))

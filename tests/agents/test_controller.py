@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_controller import TINY
 
 from agents.cluster import start_ray
 from agents.controller import ControllerTraining, load_controller
@@ -16,17 +17,7 @@ from envs.episodes import Episode, play, read_episodes, validate
 from envs.tasks import TaskConfig
 from recognizers.errors import ConfigurationError, FileError
 
-TINY = [
-    "network.lstm_size=8",
-    "network.encoder_size=8",
-    "network.embedding_size=4",
-    "replay.warmup=40",
-    "learning.batch_size=4",
-    "sampling.num_env_runners=0",
-    "sampling.num_envs_per_env_runner=2",
-    "sampling.rollout_length=10",
-    "evaluation_interval=200",
-]
+LOCAL = [*TINY, "sampling.num_env_runners=0", "evaluation_interval=200"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +29,7 @@ def training(
     run: RunDirectory, task: TaskConfig, steps: int, *settings: str, resume: bool = False
 ) -> ControllerTraining:
     env = open_environment(task, run, progress=False)
-    controller = load_controller("quickstart", [*TINY, f"total_steps={steps}", *settings])
+    controller = load_controller("quickstart", [*LOCAL, f"total_steps={steps}", *settings])
     return ControllerTraining(controller, run, env, seed=1, resume=resume, progress=False)
 
 

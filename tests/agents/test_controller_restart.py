@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, RayError
+from tiny_controller import TINY
 
 from agents import controller
 from agents.cluster import start_ray
@@ -20,18 +21,7 @@ from agents.workbench import open_environment
 from envs.episodes import read_episodes
 from envs.tasks import TaskConfig
 
-TINY = [
-    "network.lstm_size=8",
-    "network.encoder_size=8",
-    "network.embedding_size=4",
-    "replay.warmup=40",
-    "learning.batch_size=4",
-    "sampling.num_env_runners=0",
-    "sampling.num_envs_per_env_runner=2",
-    "sampling.rollout_length=10",
-    "learners.num_learners=2",
-    "learners.cpus_per_learner=0.5",
-]
+WITH_LEARNERS = [*TINY, "sampling.num_env_runners=0", "learners.num_learners=2", "learners.cpus_per_learner=0.5"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,7 +70,7 @@ def trained(
     """A training to its end, and what ended it before its time."""
     run = RunDirectory.create(Path("run"), "train")
     env = open_environment(task, run, progress=False)
-    changes = [*TINY, f"total_steps={steps}", f"evaluation_interval={interval}", *settings]
+    changes = [*WITH_LEARNERS, f"total_steps={steps}", f"evaluation_interval={interval}", *settings]
     training = kind(load_controller("quickstart", changes), run, env, seed=1, progress=False)
     training.strike_in = strike_in
     try:

@@ -13,6 +13,7 @@ import pytest
 import ray
 import torch
 from runner_memory import SMAPS, measure
+from tiny_controller import TINY
 from torch import nn
 
 from agents.cluster import start_ray
@@ -34,17 +35,7 @@ from recognizers.recognizer import Recognizer
 from recognizers.zoo import create, register_architecture, registry
 
 RECOVERIES = [{"kind": "none"}, {"kind": "bn", "images": 64}, {"kind": "finetune", "steps": 2, "images": 64}]
-TINY = [
-    "network.lstm_size=8",
-    "network.encoder_size=8",
-    "network.embedding_size=4",
-    "replay.warmup=40",
-    "learning.batch_size=4",
-    "sampling.num_envs_per_env_runner=2",
-    "sampling.cpus_per_env_runner=0.1",
-    "sampling.rollout_length=10",
-    "evaluation_interval=60",
-]
+REMOTE = [*TINY, "sampling.cpus_per_env_runner=0.1", "evaluation_interval=60"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -281,7 +272,7 @@ def training(
     run: RunDirectory, task: TaskConfig, runners: int, steps: int, *, resume: bool = False
 ) -> ControllerTraining:
     env = open_environment(task, run, progress=False)
-    settings = [*TINY, f"sampling.num_env_runners={runners}", f"total_steps={steps}"]
+    settings = [*REMOTE, f"sampling.num_env_runners={runners}", f"total_steps={steps}"]
     return ControllerTraining(load_controller("quickstart", settings), run, env, seed=1, resume=resume, progress=False)
 
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from nodes import Machine
@@ -95,13 +96,18 @@ def probe(machine: Machine, group: dict[str, object], agent: int) -> list[str]:
     return machine.adapt([*PROBE, f"http://127.0.0.1:{action['port']}{action['path']}"], agent=agent)
 
 
+def start_as_kuberay(machine: Machine, kind: str) -> Path:
+    """Start the head and a worker of a manifest's cluster, each ready before the next; return the worker's log."""
+    cluster = ray_clusters()[kind]
+    (workers,) = cluster["workerGroupSpecs"]
+    for agent, group in enumerate((cluster["headGroupSpec"], workers)):
+        log = machine.start(machine.adapt(kuberay_start(group, head=agent == 0), agent=agent))
+        machine.until_it_works(probe(machine, group, agent), log)
+    return log
+
+
 def test_ray_service_as_kuberay_starts_it_prunes_for_a_client(fresh: Machine) -> None:
-    cluster = ray_clusters()["RayService"]
-    head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
-    log = fresh.start(fresh.adapt(kuberay_start(head, head=True), agent=0))
-    fresh.until_it_works(probe(fresh, head, 0), log)
-    log = fresh.start(fresh.adapt(kuberay_start(workers, head=False), agent=1))
-    fresh.until_it_works(probe(fresh, workers, 1), log)
+    log = start_as_kuberay(fresh, "RayService")
 
     # kubectl create secret --from-file=tokens/tokens.json, mounted into the service's directory
     create = documented("deployment.md", "zeroout serve --out tokens")
@@ -131,12 +137,7 @@ def test_ray_service_as_kuberay_starts_it_prunes_for_a_client(fresh: Machine) ->
 
 
 def test_ray_job_on_the_ray_cluster_as_kuberay_starts_it(fresh: Machine) -> None:
-    cluster = ray_clusters()["RayCluster"]
-    head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
-    log = fresh.start(fresh.adapt(kuberay_start(head, head=True), agent=0))
-    fresh.until_it_works(probe(fresh, head, 0), log)
-    log = fresh.start(fresh.adapt(kuberay_start(workers, head=False), agent=1))
-    fresh.until_it_works(probe(fresh, workers, 1), log)
+    start_as_kuberay(fresh, "RayCluster")
 
     entrypoint = manifest(DOCKER / "kubernetes" / "job.yaml", "RayJob")["spec"]["entrypoint"]
     address = f"http://127.0.0.1:{fresh.dashboard}"
