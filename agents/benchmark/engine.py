@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from agents.benchmark.config import TRAIN, BenchmarkConfig, Key, slug, table_path
+from agents.benchmark.config import TRAIN, BenchmarkConfig, Entry, Key, slug, table_path
 from agents.benchmark.job import Base, Job, out_of_time, perform
 from agents.benchmark.rows import Row
 from agents.cluster import gpu_share, start_ray
@@ -21,6 +21,9 @@ from recognizers.errors import ZeroOutError
 from recognizers.preparation import FilterReplacement
 from recognizers.sharing import fingerprint, shared
 
+if TYPE_CHECKING:
+    from agents.r2d2.settings import R2D2Settings
+
 ATTEMPTS = 3
 """How often a run is started whose worker process dies."""
 GRACE = 30.0
@@ -31,7 +34,7 @@ def plan(config: BenchmarkConfig, directory: Path, finished: Sequence[Row]) -> l
     """The runs that have no result yet, in order.
 
     Raises:
-        ConfigurationError: an unknown policy, or settings that a task does not have.
+        ConfigurationError: an unknown policy, or settings that a task or a controller does not have.
         FileError: a latency table cannot be read, or not be copied into the directory.
     """
     done = {row.key for row in finished if row.result is not None}
@@ -46,8 +49,18 @@ def plan(config: BenchmarkConfig, directory: Path, finished: Sequence[Row]) -> l
         run = directory / "runs" / slug(key.task) / slug(key.label) / f"seed-{key.seed}"
         task = keep_latency_table(task, table_path(directory, key))
         base = _base(key, task, directory / "bases")
-        jobs.append(Job(key, config.entry(key.label), task, base, run.absolute(), config.time_limit))
+        entry = config.entry(key.label)
+        jobs.append(Job(key, entry, task, base, run.absolute(), config.time_limit, _controller(entry)))
     return jobs
+
+
+def _controller(entry: Entry) -> "R2D2Settings | None":
+    if entry.policy != TRAIN:
+        return None
+    # RLlib takes seconds to import, and most benchmarks do without it.
+    from agents.controller import load_controller  # noqa: PLC0415
+
+    return load_controller(entry.controller, entry.overrides)
 
 
 def run_benchmark(
@@ -152,12 +165,12 @@ class _Driver:
         cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0)
         default = min(cpus, int(2 * gpus)) if gpus else cpus
         self._workers = workers or max(default, 1)
-        # Training a controller reserves no core itself: its runners do.
+        # A controller that trains with runners reserves no core itself: they do.
         share = gpu_share(self._workers)
         again = {"max_retries": ATTEMPTS - 1, "retry_exceptions": False}
         self._open = ray.remote(num_cpus=1, **share, **again)(_open)
         self._perform = ray.remote(num_cpus=1, **share, **again)(_perform)
-        self._train = ray.remote(num_cpus=0, **share, **again)(_perform)
+        self._spread = ray.remote(num_cpus=0, **share, **again)(_perform)
         self._starts = _starts_class().options(num_cpus=0).remote()
         self._bases: dict[Path, Any] = {}  # references to contents, from when they are asked for
         self._ready: dict[Path, str | None] = {}  # None, or why there are none
@@ -204,7 +217,7 @@ class _Driver:
                 break  # those behind it must not take its place for ever
             self._waiting.remove(job)
             given = job if followed is None else _with_evaluations(job, self._spent[followed])
-            task = self._train if job.trains else self._perform
+            task = self._spread if job.spreads else self._perform
             self._running[task.remote(given, self._bases[job.base.directory], self._starts)] = job
         for path in self._ready.keys() - {job.base.directory for job in self._waiting}:
             self._bases[path] = None  # Ray keeps it for those that run now, and no longer
@@ -226,8 +239,8 @@ class _Driver:
         return self._workers - training - sum(self._slots(job) for job in self._running.values())
 
     def _slots(self, job: Job) -> int:
-        """Workers that a run takes; a controller's training fills the machine with its runners."""
-        return self._workers if job.trains else 1
+        """Workers that a run takes; a controller with runners or learners of its own fills the machine with them."""
+        return self._workers if job.spreads else 1
 
     def _take(self, reference: Any) -> Row:
         job = self._running.pop(reference)

@@ -6,13 +6,13 @@ import shutil
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from agents import limits
-from agents.benchmark.config import TRAIN, Entry, Key
+from agents.benchmark.config import Entry, Key
 from agents.benchmark.rows import Row
 from agents.limits import TimeLimitExceeded, attempt
 from agents.policy import make_policy, suited
@@ -26,6 +26,9 @@ from envs.tasks import TaskConfig, make_recognizer
 from recognizers.baseline import Baseline
 from recognizers.errors import ZeroOutError
 from recognizers.recognizer import Recognizer
+
+if TYPE_CHECKING:
+    from agents.r2d2.settings import R2D2Settings
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Job:
         base: the network that it starts from.
         directory: of the run.
         seconds: that it may take.
+        controller: settings of the one that is trained, if the policy is that.
         settings: of the policy, beside those of the entry.
         home: working directory, to which relative paths belong.
     """
@@ -76,13 +80,15 @@ class Job:
     base: Base
     directory: Path
     seconds: float
+    controller: "R2D2Settings | None" = None
     settings: dict[str, Any] = field(default_factory=dict)
     home: Path = field(default_factory=Path.cwd)
 
     @property
-    def trains(self) -> bool:
-        """Whether a controller is trained, which takes processes of its own."""
-        return self.entry.policy == TRAIN
+    def spreads(self) -> bool:
+        """Whether a controller is trained that has processes of its own, beside that of the run."""
+        settings = self.controller
+        return settings is not None and bool(settings.sampling.num_env_runners or settings.learners.num_learners)
 
     def failed(self, reason: str) -> Row:
         """The row of a failure."""
@@ -114,12 +120,12 @@ def out_of_time(seconds: float) -> str:
 
 def _perform(job: Job, baseline: Baseline, *, progress: bool) -> Row:
     run = RunDirectory(job.directory)
-    if not job.trains and not (run.path / "finetuning.checkpoint").exists():
+    if job.controller is None and not (run.path / "finetuning.checkpoint").exists():
         shutil.rmtree(run.path, ignore_errors=True)  # left by a run that was cut short
     task = with_weights(job.task, RunDirectory(job.base.directory).recognizer)
-    if job.trains:
+    if job.controller is not None:
         env = _environment(task, baseline)
-        done = _train(job, run, env, progress=progress)
+        done = _train(job, job.controller, run, env, progress=progress)
         result = done.result
     else:
         policy = make_policy(job.entry.policy, seed=job.key.seed, **{**job.entry.settings, **job.settings})
@@ -154,11 +160,10 @@ def _environment(task: TaskConfig, baseline: Baseline) -> PruningEnv:
     return PruningEnv(task, recognizer=make_recognizer(task, baseline=baseline))
 
 
-def _train(job: Job, run: RunDirectory, env: PruningEnv, *, progress: bool) -> Run:
+def _train(job: Job, controller: "R2D2Settings", run: RunDirectory, env: PruningEnv, *, progress: bool) -> Run:
     # RLlib takes seconds to import, and most policies do without it.
-    from agents.controller import load_controller, train_controller  # noqa: PLC0415
+    from agents.controller import train_controller  # noqa: PLC0415
 
-    controller = load_controller(job.entry.controller, job.entry.overrides)
     resume = (run.checkpoints / "progress.json").is_file()
     if not resume:
         shutil.rmtree(run.path, ignore_errors=True)  # left by a run that was killed before its first checkpoint

@@ -17,12 +17,11 @@ import pytest
 from pydantic import ValidationError
 
 from agents.benchmark import BenchmarkConfig, Key, Row, load_benchmark, read_rows
-from agents.benchmark.engine import run_benchmark
+from agents.benchmark.engine import plan, run_benchmark
 from agents.benchmark.rows import score
 from agents.benchmark.table import csv_table, markdown_table
 from agents.cli import main
 from agents.limits import TimeLimitExceeded, time_limit
-from agents.policy import check_policy
 from agents.statistics import interval
 from envs.objectives import Tolerance
 from recognizers.config import WEIGHTS_VARIABLE
@@ -341,16 +340,28 @@ def test_an_unknown_policy_is_refused_before_anything_runs(config: str) -> None:
     write_text("bad.yaml", CONFIG.replace("uniform:l1", "missing.py:Policy"))
     with pytest.raises(FileError, match="no such file"):
         runs("bad.yaml")
+    write_text("bad.yaml", CONFIG + "  - {policy: r2d2, overrides: [network.lstm=64]}\n")
+    with pytest.raises(ConfigurationError, match=r"network\.lstm"):
+        runs("bad.yaml")
     assert not Path("out").exists()
 
 
+def test_controllers_with_runners_or_learners_of_their_own_take_the_whole_machine(home: Path) -> None:
+    more = """policies:
+  - {policy: r2d2, label: runners}
+  - {policy: r2d2, label: learners, controller: one_process, overrides: [learners.num_learners=1]}
+  - {policy: r2d2, label: alone, controller: one_process}"""
+    write_text("controllers.yaml", CONFIG.replace("policies:", more))
+    jobs = plan(load_benchmark("controllers.yaml"), Path("out"), [])
+    assert {job.key.label for job in jobs if job.spreads} == {"runners", "learners"}
+
+
 @pytest.mark.parametrize("name", shipped("benchmarks"))
-def test_every_name_in_a_shipped_benchmark_exists(name: str) -> None:
+def test_every_name_in_a_shipped_benchmark_exists(name: str, tmp_path: Path) -> None:
     config = load_benchmark(name)
-    for entry in config.policies:
-        check_policy(entry.policy)
-    for key in config.runs():
-        assert config.settings(key).data.seed == key.seed
+    jobs = plan(config, tmp_path, [])
+    assert [job.key for job in jobs] == list(config.runs())
+    assert all(job.task.data.seed == job.key.seed for job in jobs)
 
 
 def test_tables_have_a_line_per_policy_and_paired_differences(config: str) -> None:
