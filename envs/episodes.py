@@ -13,7 +13,7 @@ from envs.actions import Action, Stop
 from envs.errors import EpisodeError, InvalidActionError
 from envs.objectives import Measurement
 from envs.pruning import PruningEnv
-from recognizers.errors import FileError
+from recognizers.errors import FileError, first_fault
 from recognizers.files import append_text, read_text, write_text
 
 
@@ -250,6 +250,4 @@ def read_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
         except json.JSONDecodeError as error:
             raise EpisodeError(f"{path}, line {number}: not JSON (truncated or corrupt)") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "episode"
-            raise EpisodeError(f"{path}, line {number}: {place}: {first['msg']}") from error
+            raise EpisodeError(f"{path}, line {number}: {first_fault(error)}") from error

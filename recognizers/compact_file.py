@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recognizers.blueprint import Blueprint
 from recognizers.compaction import count_channels
-from recognizers.errors import WeightsError
+from recognizers.errors import WeightsError, in_one_line
 from recognizers.files import read_tensors, write_tensors
 from recognizers.units import is_depthwise
 
@@ -33,9 +33,7 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Module:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(
-            f"{path} does not fit {blueprint.architecture}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise WeightsError(f"{path} does not fit {blueprint.architecture}: {in_one_line(error, 300)}") from error
     return network.eval()
 
 

@@ -1,7 +1,8 @@
 """Errors that say what is wrong, where, and what to do. The command line prints them as one line."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 
 class ZeroOutError(Exception):
@@ -37,3 +38,21 @@ class MaskError(ZeroOutError):
 
 class FileError(ZeroOutError):
     """A file cannot be read or written."""
+
+
+class _Listed(Protocol):
+    """An error of pydantic's, or of what builds on it."""
+
+    def errors(self) -> Sequence[Any]: ...
+
+
+def first_fault(error: _Listed) -> str:
+    """The first thing that pydantic refuses: where it is and what is wrong."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else str(first["msg"])
+
+
+def in_one_line(error: BaseException, longest: int | None = None) -> str:
+    """An error's text without line breaks, cut to ``longest`` characters."""
+    return " ".join(str(error).split())[:longest]

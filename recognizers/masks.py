@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from recognizers.errors import FileError, MaskError
+from recognizers.errors import FileError, MaskError, first_fault
 from recognizers.files import read_tensors, write_tensors
 from recognizers.units import UnitTable
 
@@ -112,5 +112,4 @@ def _metadata(path: str | os.PathLike[str], texts: Mapping[str, str]) -> MaskMet
     try:
         return MaskMetadata.model_validate_strings(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise FileError(f"{path} has unusable metadata: {first['loc'][0]}: {first['msg']}") from error
+        raise FileError(f"{path} has unusable metadata: {first_fault(error)}") from error

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from recognizers.errors import ConfigurationError, UnknownNameError
+from recognizers.errors import ConfigurationError, UnknownNameError, in_one_line
 from recognizers.files import read_text, write_text
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -47,7 +47,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigurationError(f"{path} is not valid YAML: {in_one_line(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigurationError(f"{path} must hold a mapping of settings, not {type(tree).__name__}")
     return tree

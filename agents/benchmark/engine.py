@@ -17,7 +17,7 @@ from agents.object_store import Contents, pack, unpack
 from agents.policy import check_policy
 from agents.workbench import keep_latency_table
 from envs.tasks import TaskConfig
-from recognizers.errors import ZeroOutError
+from recognizers.errors import ZeroOutError, in_one_line
 from recognizers.preparation import FilterReplacement
 from recognizers.sharing import fingerprint, shared
 
@@ -125,7 +125,7 @@ def _with_evaluations(job: Job, evaluations: int) -> Job:
 
 
 def _base_failed(error: BaseException) -> str:
-    return f"the base network: {' '.join(str(error).split())}"
+    return f"the base network: {in_one_line(error)}"
 
 
 def _in_process(jobs: Sequence[Job], spent: dict[Key, int], *, progress: bool) -> Iterator[Row]:
@@ -248,7 +248,7 @@ class _Driver:
             row: Row = ray.get(reference)
         except ray.exceptions.RayError as error:
             reason = self._ended.pop(reference, None)
-            row = job.failed(reason or f"its process died {ATTEMPTS} times: {' '.join(str(error).split())[:300]}")
+            row = job.failed(reason or f"its process died {ATTEMPTS} times: {in_one_line(error, 300)}")
         self._began.pop(job.key, None)
         if row.result is not None:
             self._spent[row.key] = row.result.evaluations

@@ -24,7 +24,7 @@ from envs.episodes import write_episodes
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, make_recognizer
 from recognizers.baseline import Baseline
-from recognizers.errors import ZeroOutError
+from recognizers.errors import ZeroOutError, in_one_line
 from recognizers.recognizer import Recognizer
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _reason(job: Job, error: BaseException) -> str:
     """What went wrong, in one line."""
     if isinstance(error, TimeLimitExceeded):
         return f"{out_of_time(job.seconds)}{_place(error)}"
-    text = " ".join(str(error).split()) or "no message"
+    text = in_one_line(error) or "no message"
     if isinstance(error, ZeroOutError):
         return f"{type(error).__name__}: {text}"
     return f"{type(error).__name__}: {text}{_place(error)}"

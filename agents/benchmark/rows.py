@@ -11,7 +11,7 @@ from agents.benchmark.config import BenchmarkConfig, Key
 from agents.results import Result
 from envs.episodes import Episode
 from envs.objectives import AnyObjective, Budget, Objective
-from recognizers.errors import ConfigurationError, FileError
+from recognizers.errors import ConfigurationError, FileError, first_fault
 from recognizers.files import read_json, read_text
 from recognizers.settings import validate
 
@@ -65,7 +65,7 @@ def read_rows(path: Path) -> list[Row]:
         try:
             row = Row.model_validate_json(line)
         except ValidationError as error:
-            raise FileError(f"{path}, line {number} is no result: {error.errors()[0]['msg']}") from error
+            raise FileError(f"{path}, line {number} is no result: {first_fault(error)}") from error
         rows[row.key] = row  # a run that failed and was tried again has several
     return list(rows.values())
 

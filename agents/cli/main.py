@@ -20,7 +20,7 @@ from agents.cli import (
     validate,
 )
 from agents.cli.output import print_summary
-from recognizers.errors import ZeroOutError
+from recognizers.errors import ZeroOutError, in_one_line
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ZeroOutError as error:
         if parsed.debug:
             traceback.print_exc()
-        sys.stderr.write(f"zeroout: error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"zeroout: error: {in_one_line(error)}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("zeroout: interrupted; what was finished is in the run directory\n")

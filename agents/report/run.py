@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from agents.report.palette import Style, assign
 from agents.results import Result
 from envs.objectives import AnyObjective, Objective
-from recognizers.errors import FileError
+from recognizers.errors import FileError, first_fault
 from recognizers.files import read_json, read_text
 
 
@@ -172,9 +172,7 @@ def validated(adapter: TypeAdapter[Any], value: Any, path: Path) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise FileError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from error
+        raise FileError(f"{path}: {first_fault(error)}") from error
 
 
 def _check(result: Result, summary: Summary, path: Path) -> None:

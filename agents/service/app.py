@@ -12,7 +12,7 @@ from agents.service.errors import ServiceError
 from agents.service.gate import Gate, problem
 from agents.service.routes import controllers, operation, prunings, weights
 from agents.service.work import without_paths
-from recognizers.errors import ZeroOutError
+from recognizers.errors import ZeroOutError, first_fault
 
 DESCRIPTION = """
 Prunes convolutional networks, and lets clients ask trained controllers for actions.
@@ -61,6 +61,4 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """A request of the wrong form; what was sent is not repeated."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return await _refused(request, ServiceError(f"{place}: {first['msg']}"[:500]))
+    return await _refused(request, ServiceError(first_fault(error)[:500]))

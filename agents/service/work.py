@@ -21,7 +21,7 @@ from agents.running import run_policy
 from agents.service.requests import PruningRequest, task_of
 from agents.workbench import finetune_outcome, open_environment, save_outcome, save_plans
 from envs.pruning import PruningEnv
-from recognizers.errors import ZeroOutError
+from recognizers.errors import ZeroOutError, in_one_line
 from recognizers.files import append_text, read_text, write_json
 
 EVENTS = "events.jsonl"
@@ -165,7 +165,7 @@ def _reason(work: Work, error: BaseException) -> str:
     if isinstance(error, TimeLimitExceeded):
         return f"not finished within {work.seconds:g} seconds"
     if isinstance(error, ZeroOutError):
-        return without_paths(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return without_paths(f"{type(error).__name__}: {in_one_line(error)}")
     return f"internal error ({type(error).__name__}); the operator finds more under the pruning's identifier"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recognizers.compact_file import save_compact
 from recognizers.compaction import Kept, count_channels, kept_channels, slice_tensor, tensor_indices
-from recognizers.errors import FileError, WeightsError
+from recognizers.errors import FileError, WeightsError, first_fault, in_one_line
 from recognizers.export.pruned import PrunedNetwork
 from recognizers.files import read_json, read_tensors, write_json
 from recognizers.masks import weights_sha256
@@ -121,10 +121,7 @@ def read_kept(path: str | os.PathLike[str]) -> KeptFile:
     try:
         return KeptFile.model_validate(read_json(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise FileError(
-            f"{path} is no file of kept indices: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        ) from error
+        raise FileError(f"{path} is no file of kept indices: {first_fault(error)}") from error
 
 
 def rebuild(network: Network, state: Mapping[str, Tensor], kept: Mapping[str, KeptChannels]) -> Network:
@@ -147,7 +144,7 @@ def rebuild(network: Network, state: Mapping[str, Tensor], kept: Mapping[str, Ke
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(f"the weights do not fit {name}: {' '.join(str(error).split())[:300]}") from error
+        raise WeightsError(f"the weights do not fit {name}: {in_one_line(error, 300)}") from error
     return network.eval()
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recognizers.data import Normalization
-from recognizers.errors import ConfigurationError
+from recognizers.errors import ConfigurationError, in_one_line
 from recognizers.export.pruned import PrunedNetwork
 from recognizers.files import write_bytes
 
@@ -106,7 +106,7 @@ def to_onnx(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        reason = in_one_line(error.__cause__ or error, 300)
         raise ConfigurationError(f"{type(network).__name__} cannot be written as ONNX: {reason}") from error
     assert program is not None
     program.model.metadata_props.update(metadata)

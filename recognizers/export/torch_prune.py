@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from recognizers.compaction import kept_channels, tensor_indices
-from recognizers.errors import WeightsError
+from recognizers.errors import WeightsError, in_one_line
 from recognizers.export.pruned import PrunedNetwork
 from recognizers.files import read_tensors, write_tensors
 from recognizers.units import UnitTable
@@ -89,7 +89,7 @@ def load_torch_prune(path: str | os.PathLike[str], network: Network) -> Network:
         network.load_state_dict(plain)
         _apply(network, masks)
     except (RuntimeError, AttributeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = in_one_line(error, 300)
         raise WeightsError(f"{path} does not fit {type(network).__name__}: {reason}") from error
     return network
 

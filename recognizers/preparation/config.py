@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recognizers.errors import FileError
+from recognizers.errors import FileError, first_fault
 from recognizers.training.config import RetrainingConfig
 
 Start = Literal["trained", "untrained"]
@@ -68,4 +68,4 @@ class Provenance(BaseModel):
         try:
             return cls.model_validate_json(metadata.get(_KEY, "{}"))
         except ValidationError as error:
-            raise FileError(f"{source} has unusable metadata: {_KEY}: {error.errors()[0]['msg']}") from error
+            raise FileError(f"{source} has unusable metadata: {_KEY}: {first_fault(error)}") from error

@@ -8,7 +8,7 @@ from agents.report.canvas import heading, look, panel, to_svg
 from agents.report.pictures.parts import Key, Section
 from agents.report.plotting import Axes, FuncFormatter
 from agents.report.run import Run
-from recognizers.errors import FileError
+from recognizers.errors import FileError, first_fault
 from recognizers.files import read_json
 
 _DEEP, _SHALLOW = (0.04, 0.35, 0.70), (0.62, 0.78, 0.95)
@@ -22,7 +22,7 @@ def section(run: Run) -> Section | None:
     try:
         rounds = TypeAdapter(list[Plan]).validate_python(read_json(path))
     except ValidationError as error:
-        raise FileError(f"{path} is no record of PRO: {error.errors()[0]['msg']}") from error
+        raise FileError(f"{path} is no record of PRO: {first_fault(error)}") from error
     last = rounds[-1]
     panels = []
     with look():
