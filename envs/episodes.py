@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from envs.actions import Action, Stop
 from envs.errors import EpisodeError, InvalidActionError
 from envs.objectives import Measurement
-from envs.pruning import PruningEnv
+from envs.pruning import Observation, PruningEnv
 from recognizers.errors import FileError, first_fault
 from recognizers.files import append_text, read_text, write_text
 
@@ -89,53 +89,84 @@ def measured(env: PruningEnv, states: Sequence[Measurement]) -> dict[str, Any]:
     }
 
 
+class Recording:
+    """An episode in the making: steps the environment, and keeps what the record needs.
+
+    Args:
+        env: the environment, unwrapped; it is reset.
+        seed: of the episode.
+        policy: name for the record.
+        phase: for the record.
+
+    Attributes:
+        observation: after the last step.
+        info: after the last step.
+        terminated: whether the episode has ended.
+    """
+
+    def __init__(
+        self, env: PruningEnv, *, seed: int, policy: str, phase: Literal["run", "training", "evaluation"] = "run"
+    ) -> None:
+        self._env, self._head = env, {"seed": seed, "policy": policy, "phase": phase}
+        self.observation, self.info = env.reset(seed=seed)
+        self.terminated = not self.info["action_mask"].any()
+        self._actions: list[int | str] = []
+        self._rewards: list[float] = []
+        self._states: list[Measurement] = []
+
+    def step(self, action: Action) -> float:
+        """Take an action; returns its reward.
+
+        Raises:
+            InvalidActionError: it does not exist or is not valid now; nothing was done.
+        """
+        self.observation, reward, self.terminated, _, self.info = self._env.step(action)
+        self._actions.append(self._env.actions.record(action))
+        self._rewards.append(reward)
+        self._states.append(self._env.measurement)
+        return reward
+
+    def episode(self) -> Episode:
+        """The record so far."""
+        return Episode(
+            task=self._env.task.name,
+            base_sha256=self._env.recognizer.base_sha256,
+            actions=tuple(self._actions),
+            rewards=tuple(self._rewards),
+            **measured(self._env, self._states),
+            terminated=self.terminated,
+            **self._head,
+        )
+
+
 def play(
     env: PruningEnv,
-    choose: Callable[[dict[str, np.ndarray], dict[str, Any]], Action | Stop],
+    choose: Callable[[Observation, dict[str, Any]], Action | Stop],
     *,
     seed: int,
     policy: str,
     on_step: Callable[[dict[str, Any]], None] | None = None,
     phase: Literal["run", "training", "evaluation"] = "run",
-    max_steps: int | None = None,
 ) -> Episode:
     """Play one episode.
 
     Args:
         env: the environment, unwrapped.
-        choose: from observation and info to an action, or a stop.
+        choose: from observation and info to an action, or a stop, which ends the episode where it is.
         seed: of the episode.
         policy: name for the record.
         on_step: called with every step's info.
         phase: for the record.
-        max_steps: stop after so many steps, whether the episode has ended or not.
     """
-    observation, info = env.reset(seed=seed)
-    actions: list[int | str] = []
-    rewards: list[float] = []
-    states: list[Measurement] = []
-    terminated = not info["action_mask"].any()
-    while not terminated and (max_steps is None or len(actions) < max_steps):
-        action = choose(observation, info)
+    recording = Recording(env, seed=seed, policy=policy, phase=phase)
+    while not recording.terminated:
+        action = choose(recording.observation, recording.info)
         if isinstance(action, Stop):
             break
-        observation, reward, terminated, _, info = env.step(action)
-        actions.append(env.actions.record(action))
-        rewards.append(reward)
-        states.append(env.measurement)
+        recording.step(action)
         if on_step is not None:
-            on_step(info)
-    return Episode(
-        task=env.task.name,
-        base_sha256=env.recognizer.base_sha256,
-        policy=policy,
-        seed=seed,
-        actions=tuple(actions),
-        rewards=tuple(rewards),
-        **measured(env, states),
-        terminated=terminated,
-        phase=phase,
-    )
+            on_step(recording.info)
+    return recording.episode()
 
 
 def replay(env: PruningEnv, episode: Episode, *, steps: int | None = None) -> Episode:

@@ -2,7 +2,7 @@
 
 from agents.baselines.allocations import GlobalAllocation, UniformAllocation
 from agents.baselines.evolution import EvolutionSearch
-from agents.baselines.lookahead import Lookahead
+from agents.baselines.lookahead import Lookahead, LookaheadSearch
 from agents.baselines.pca import PcaAllocation
 from agents.baselines.pro import ProAllocation
 from agents.baselines.random import RandomPolicy
@@ -12,6 +12,7 @@ __all__ = [
     "EvolutionSearch",
     "GlobalAllocation",
     "Lookahead",
+    "LookaheadSearch",
     "PcaAllocation",
     "ProAllocation",
     "RandomPolicy",

@@ -46,7 +46,7 @@ class EvolutionSearch(EpisodeSearch):
 
     Args:
         seed: as for :class:`EpisodeSearch`.
-        environment_steps: as for :class:`EpisodeSearch`.
+        evaluations: as for :class:`EpisodeSearch`.
         rules: ALLOCATION:CRITERION, whose orders begin the population.
         population: its size.
         sample: how many of the population compete to be a parent.
@@ -58,13 +58,13 @@ class EvolutionSearch(EpisodeSearch):
     def __init__(
         self,
         seed: int = 0,
-        environment_steps: int = 1000,
+        evaluations: int = 1000,
         rules: Sequence[str] = ("uniform:l1", "global:l1"),
         population: int = 16,
         sample: int = 4,
         children: int = 64,
     ) -> None:
-        super().__init__(seed, environment_steps)
+        super().__init__(seed, evaluations)
         if not rules or min(population, sample, children) < 1:
             raise ConfigurationError(
                 f"{self.name}: give at least one rule, and population, sample, children of 1 or more"

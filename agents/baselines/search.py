@@ -1,4 +1,4 @@
-"""Searches that spend a given number of environment steps, then play the best that they found."""
+"""Searches that spend a given number of evaluations, then play the best that they found."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -6,19 +6,19 @@ from typing import Any
 
 from agents.baselines.random import RandomPolicy
 from agents.policy import register_policy
-from envs.actions import Action
+from envs.actions import Action, Stop
 from envs.episodes import Episode, play
 from envs.pruning import Observation, PruningEnv
 from recognizers.errors import ConfigurationError
 
 
 class EpisodeSearch(ABC):
-    """Plays episodes until the environment steps are spent, then the best of them again.
+    """Plays episodes until the evaluations are spent, then the best of them again.
 
     Args:
         seed: of the episodes, and of all that the search draws.
-        environment_steps: to spend, exactly; the last episode is cut off there. The best episode, played again at the
-            end, comes on top.
+        evaluations: environment steps and probes to spend, exactly; the last episode is cut off there. The best
+            episode, played again at the end, comes on top.
 
     Attributes:
         name: under which the search is registered.
@@ -27,24 +27,27 @@ class EpisodeSearch(ABC):
 
     name: str
 
-    def __init__(self, seed: int = 0, environment_steps: int = 1000) -> None:
-        if environment_steps < 1:
-            raise ConfigurationError(f"{self.name}: environment_steps must be at least 1, got {environment_steps}")
-        self._seed, self._budget = seed, environment_steps
+    def __init__(self, seed: int = 0, evaluations: int = 1000) -> None:
+        if evaluations < 1:
+            raise ConfigurationError(f"{self.name}: evaluations must be at least 1, got {evaluations}")
+        self._seed, self._budget = seed, evaluations
         self._random = RandomPolicy(seed)
         self._plan: list[Action] = []
         self.episodes: list[Episode] = []
 
     def reset(self, env: PruningEnv) -> None:
         """Search."""
-        end = env.environment_steps + self._budget
+        self._end = env.evaluations + self._budget
         self._random.reset(env)
         self.episodes = []
         self._begin(env)
-        while (left := end - env.environment_steps) > 0:
-            seed = self._seed + len(self.episodes)
-            choose = self._chooser()
-            episode = play(env, choose, seed=seed, policy=self.name, phase="training", max_steps=left)
+        while self._left(env):
+            choose, seed = self._chooser(), self._seed + len(self.episodes)
+
+            def choose_or_stop(observation: Observation, info: dict[str, Any], choose: Any = choose) -> Action | Stop:
+                return choose(observation, info) if self._left(env) else Stop.STOP
+
+            episode = play(env, choose_or_stop, seed=seed, policy=self.name, phase="training")
             self.episodes.append(episode)
             self._take(episode)
         self._plan = [env.actions.recall(action) for action in best_of(self.episodes).actions]
@@ -52,6 +55,10 @@ class EpisodeSearch(ABC):
     def act(self, observation: Observation, info: dict[str, Any]) -> Action:
         """Play the best episode again; where a random recovery lets it last longer, go on at random."""
         return self._plan.pop(0) if self._plan else self._random.act(observation, info)
+
+    def _left(self, env: PruningEnv) -> int:
+        """Evaluations that may still be spent."""
+        return self._end - env.evaluations
 
     @abstractmethod
     def _begin(self, env: PruningEnv) -> None:

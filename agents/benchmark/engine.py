@@ -121,7 +121,7 @@ def _following(job: Job) -> Key | None:
 
 
 def _with_evaluations(job: Job, evaluations: int) -> Job:
-    return replace(job, settings={"environment_steps": evaluations})
+    return replace(job, settings={"evaluations": evaluations})
 
 
 def _base_failed(error: BaseException) -> str:

@@ -33,7 +33,7 @@ tasks:
 seeds: [0]
 policies:
   - {{policy: random}}
-  - {{policy: "search:random", settings: {{environment_steps: 12}}}}
+  - {{policy: "search:random", settings: {{evaluations: 12}}}}
 """
 
 

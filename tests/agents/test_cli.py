@@ -89,7 +89,7 @@ def test_text_is_a_table(home: Path, flags: list[str], capsys: pytest.CaptureFix
 
 
 def test_a_policys_own_settings(home: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    own = ["policy.environment_steps=30"]
+    own = ["policy.evaluations=30"]
     _, out, _ = call(capsys, "prune", "--policy", "search:random", "--out", "run", "--json", *flags, *own)
     summary = json.loads(out)
     assert 30 < summary["environment_steps"] <= 30 + 12

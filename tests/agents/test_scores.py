@@ -43,7 +43,7 @@ def recounted(objective: Objective, baseline: float, episodes: list[Episode], be
 @pytest.mark.parametrize("goal", GOALS, ids=IDS)
 def test_a_search_records_what_its_evaluations_bought(goal: Objective, task: TaskConfig) -> None:
     env = environment(task, goal)
-    done = run_policy(env, make_policy("search:random", seed=2, environment_steps=80), "search", seed=0)
+    done = run_policy(env, make_policy("search:random", seed=2, evaluations=80), "search", seed=0)
     own, *others = done.episodes
     assert list(done.result.scores or ()) == recounted(goal, env.baseline_accuracy, [*others, own])
     assert env.on_evaluation is None

@@ -20,7 +20,7 @@ from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig
 from recognizers.errors import ConfigurationError
 
-SEARCHES = ["search:random", "search:evolution"]
+SEARCHES = ["search:random", "search:evolution", "search:lookahead"]
 KINDS: list[Kind] = ["unit", "block", "layer", "mask"]
 GOALS = [Tolerance(drop=0.1), Budget(parameters=0.4), Budget(macs=0.5)]
 
@@ -44,21 +44,24 @@ def searched(env: PruningEnv, name: str, **own: Any) -> EpisodeSearch:
 @given(steps=st.integers(1, 60), seed=st.integers(0, 5))
 def test_exactly_the_steps_are_spent(name: str, task: TaskConfig, steps: int, seed: int) -> None:
     env = environment(task)
-    search = searched(env, name, seed=seed, environment_steps=steps)
-    assert env.environment_steps == env.evaluations == steps
-    assert sum(len(episode.actions) for episode in search.episodes) == steps
+    search = searched(env, name, seed=seed, evaluations=steps)
+    assert env.evaluations == steps
+    assert sum(len(episode.actions) for episode in search.episodes) == env.environment_steps
+    assert (env.environment_steps == steps) or name == "search:lookahead"
     assert all(episode.terminated for episode in search.episodes[:-1])
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name in SEARCHES for kind in KINDS if (name, kind) != ("search:lookahead", "mask")],
+)
 @pytest.mark.parametrize("goal", GOALS, ids=["tolerance", "parameters", "macs"])
-@pytest.mark.parametrize("kind", KINDS)
 def test_the_best_is_played_again_under_every_kind_and_objective(
     name: str, kind: Kind, goal: Objective, task: TaskConfig
 ) -> None:
     """An action that is not valid would raise."""
     env = environment(task, kind, goal)
-    search = searched(env, name, seed=1, environment_steps=60)
+    search = searched(env, name, seed=1, evaluations=60)
     own = play(env, search.act, seed=0, policy=name)
     finished = [episode.episode_return for episode in search.episodes if episode.terminated]
     assert own.terminated
@@ -66,11 +69,12 @@ def test_the_best_is_played_again_under_every_kind_and_objective(
         assert own.episode_return == pytest.approx(max(finished))
 
 
-@pytest.mark.parametrize("name", SEARCHES)
-@pytest.mark.parametrize("kind", ["block", "mask"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "block") for name in SEARCHES), ("search:random", "mask"), ("search:evolution", "mask")]
+)
 def test_equal_seeds_give_equal_searches(name: str, kind: Kind, task: TaskConfig) -> None:
     first, second, other = (
-        searched(environment(task, kind), name, seed=seed, environment_steps=50).episodes for seed in (3, 3, 4)
+        searched(environment(task, kind), name, seed=seed, evaluations=50).episodes for seed in (3, 3, 4)
     )
     assert first == second
     assert [episode.actions for episode in first] != [episode.actions for episode in other]
@@ -85,17 +89,31 @@ def test_evolution_begins_with_its_rules_and_is_no_worse(kind: Kind, goal: Objec
         policy = make_policy(rule)
         policy.reset(env)
         returns.append(play(env, policy.act, seed=0, policy=rule).episode_return)
-    search = searched(env, "search:evolution", environment_steps=120)
+    search = searched(env, "search:evolution", evaluations=120)
     assert [episode.episode_return for episode in search.episodes[:2]] == pytest.approx(returns)
     assert best_of(search.episodes).episode_return >= max(returns)
+
+
+def test_a_search_by_lookahead_begins_with_plain_lookahead(task: TaskConfig) -> None:
+    env = environment(task)
+    policy = make_policy("lookahead")
+    policy.reset(env)
+    plain = play(env, policy.act, seed=0, policy="lookahead")
+    spent = env.evaluations
+    search = searched(environment(task), "search:lookahead", evaluations=3 * spent)
+    assert search.episodes[0].actions == plain.actions
+    assert len(search.episodes) >= 4, "the others probe less, so there are more of them"
+    assert len({episode.actions for episode in search.episodes}) >= 4
+    assert best_of(search.episodes).episode_return >= plain.episode_return
+    with pytest.raises(ConfigurationError, match="choose unit, block or layer"):
+        searched(environment(task, "mask"), "search:lookahead")
 
 
 def test_evolution_improves_on_random_search_and_on_its_rules(task: TaskConfig) -> None:
     goal, found = Budget(parameters=0.3), {}
     for name, own in {"search:random": {}, "search:evolution": {"children": 16}}.items():
         searches = [
-            searched(environment(task, "unit", goal), name, seed=seed, environment_steps=200, **own)
-            for seed in range(2)
+            searched(environment(task, "unit", goal), name, seed=seed, evaluations=200, **own) for seed in range(2)
         ]
         found[name] = np.mean([best_of(search.episodes).episode_return for search in searches])
     rules = max(episode.episode_return for episode in searches[0].episodes[:2])
@@ -104,7 +122,7 @@ def test_evolution_improves_on_random_search_and_on_its_rules(task: TaskConfig) 
 
 
 def test_candidates_of_a_search_reach_the_result(task: TaskConfig) -> None:
-    done = run_policy(environment(task), make_policy("search:random", environment_steps=60), "search:random", seed=0)
+    done = run_policy(environment(task), make_policy("search:random", evaluations=60), "search:random", seed=0)
     assert done.result.environment_steps >= 60
     assert len(done.episodes) > 2
     assert done.result.parameter_reduction > 0
@@ -112,8 +130,8 @@ def test_candidates_of_a_search_reach_the_result(task: TaskConfig) -> None:
 
 def test_settings_are_checked(task: TaskConfig) -> None:
     for name in SEARCHES:
-        with pytest.raises(ConfigurationError, match=f"{name}: environment_steps must be at least 1"):
-            make_policy(name, environment_steps=0)
+        with pytest.raises(ConfigurationError, match=f"{name}: evaluations must be at least 1"):
+            make_policy(name, evaluations=0)
     with pytest.raises(ConfigurationError, match="at least one rule"):
         make_policy("search:evolution", rules=[])
     with pytest.raises(ConfigurationError, match="'random' gives no removal order"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from agents.selection import candidates, choose, mask_of, nominate, restore
+from envs.actions import Action, Stop
 from envs.episodes import Episode, play
 from envs.objectives import Budget
 from envs.pruning import PruningEnv
@@ -83,6 +84,7 @@ def test_restoring_after_finetuning_replays_the_path(task: TaskConfig) -> None:
 
 def test_an_unmet_objective_is_said(task: TaskConfig) -> None:
     env = PruningEnv(task.model_copy(update={"objective": Budget(parameters=0.5)}))
-    cut_short = play(env, lambda _, info: int(np.flatnonzero(info["action_mask"])[0]), seed=0, policy="x", max_steps=1)
+    decisions: list[Action | Stop] = [0, Stop.STOP]
+    cut_short = play(env, lambda *_: decisions.pop(0), seed=0, policy="x")
     with pytest.raises(ConfigurationError, match="no episode met the objective"):
         choose(env, [cut_short])

@@ -1,7 +1,7 @@
 """RLlib's own DQN as a policy, to compare with: no recurrence, no stored states, uniform replay, no action masks.
 
 ``zeroout benchmark`` takes it as ``tests/benchmarks/stock_dqn.py:StockDQN``. It is a search: it trains on the
-environment that it is given until its environment steps are spent, and then plays its greedy episode.
+environment that it is given until its evaluations are spent, and then plays its greedy episode.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from ray.tune.registry import register_env
 
 from agents.cluster import start_ray
 from envs.actions import Action
-from envs.episodes import Episode
+from envs.episodes import Episode, Recording
 from envs.pruning import Observation, PruningEnv
 
 ENV = "zeroout/stock-dqn"
@@ -41,10 +41,14 @@ class Unmasked(gym.Env[NDArray[np.float32], int]):
     Args:
         env: the environment.
         last_step: on its own count.
+
+    Attributes:
+        episodes: that have ended.
     """
 
     def __init__(self, env: PruningEnv, last_step: int) -> None:
         self._env, self._last_step = env, last_step
+        self.episodes: list[Episode] = []
         self.observation_space = gym.spaces.Box(0.0, 1.0, (2 + env.recognizer.n_units,), np.float32)
         self.action_space = env.action_space
         self._seen = np.zeros(2 + env.recognizer.n_units, dtype=np.float32)
@@ -54,8 +58,9 @@ class Unmasked(gym.Env[NDArray[np.float32], int]):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start an episode."""
         super().reset(seed=seed)
-        observation, _ = self._env.reset(seed=seed)
-        self._seen = flat(observation)
+        own = len(self.episodes) if seed is None else seed
+        self._recording = Recording(self._env, seed=own, policy="stock DQN", phase="training")
+        self._seen = flat(self._recording.observation)
         return self._seen, {}
 
     def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -63,9 +68,11 @@ class Unmasked(gym.Env[NDArray[np.float32], int]):
         if self._env.environment_steps >= self._last_step:
             return self._seen, 0.0, False, True, {}
         taken = next_valid(int(action), self._env.valid_actions())
-        observation, reward, terminated, truncated, _ = self._env.step(taken)
-        self._seen = flat(observation)
-        return self._seen, reward * REWARD_SCALE, terminated, truncated, {}
+        reward = self._recording.step(taken)
+        self._seen = flat(self._recording.observation)
+        if self._recording.terminated:
+            self.episodes.append(self._recording.episode())
+        return self._seen, reward * REWARD_SCALE, self._recording.terminated, False, {}
 
 
 def flat(observation: Observation) -> NDArray[np.float32]:
@@ -115,14 +122,14 @@ class StockDQN:
 
     Args:
         seed: of the training.
-        environment_steps: to spend, exactly.
+        evaluations: environment steps to spend, exactly.
 
     Attributes:
-        episodes: none; RLlib keeps no actions, so only the greedy episode's masks are candidates.
+        episodes: of the training; their masks are candidates for the final one.
     """
 
-    def __init__(self, seed: int = 0, environment_steps: int = 1000) -> None:
-        self._seed, self._budget = seed, environment_steps
+    def __init__(self, seed: int = 0, evaluations: int = 1000) -> None:
+        self._seed, self._budget = seed, evaluations
         self._module: Any = None
         self.episodes: list[Episode] = []
 
@@ -138,7 +145,7 @@ class StockDQN:
         try:
             while env.environment_steps < last_step:
                 algorithm.train()
-            self._module = algorithm.env_runner.module
+            self._module, self.episodes = algorithm.env_runner.module, _OPEN[name].episodes
         finally:
             algorithm.stop()
             del _OPEN[name]

@@ -20,7 +20,7 @@ def test_an_invalid_action_stands_for_the_next_valid_one(action, valid):
 @pytest.mark.slow
 def test_it_spends_its_steps_exactly_and_plays_valid_actions():
     env = PruningEnv(load_task("digits/convnet", TASK))
-    policy = StockDQN(seed=0, environment_steps=1111)
+    policy = StockDQN(seed=0, evaluations=1111)
     policy.reset(env)
     assert env.environment_steps == env.evaluations == 1111
     episode = play(env, policy.act, seed=0, policy="dqn")

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from envs import Episode, EpisodeError, InvalidActionError, PruningEnv, read_episodes, replay, validate, write_episodes
 from envs.actions import Action, Stop
-from envs.episodes import append_episodes, play, repair_episodes
+from envs.episodes import Recording, append_episodes, play, repair_episodes
 from recognizers.errors import FileError
 
 
@@ -57,11 +57,15 @@ class TestPlay:
             assert list(getattr(episode, field)) == [info[key] for info in infos]
         assert episode.episode_return == sum(episode.rewards)
 
-    def test_stops_early_if_told(self, env: PruningEnv) -> None:
-        episode = _record(env, max_steps=1)
-        assert len(episode.actions) == 1
-        assert not episode.terminated
-        validate(env, episode)
+    def test_a_recording_can_be_taken_at_any_time(self, env: PruningEnv) -> None:
+        recording = Recording(env, seed=0, policy="one")
+        assert recording.episode().actions == () and not recording.terminated
+        assert recording.step(0) == recording.info["reward"]
+        assert recording.episode().actions == (0,) and not recording.episode().terminated
+        with pytest.raises(InvalidActionError):
+            recording.step(0)
+        assert recording.episode().actions == (0,)
+        validate(env, recording.episode())
 
     def test_stops_where_the_policy_does(self, env: PruningEnv) -> None:
         decisions: list[Action | Stop] = [0, Stop.STOP]

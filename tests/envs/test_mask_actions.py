@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from envs import Episode, EpisodeError, PruningEnv, read_episodes, replay, validate, write_episodes
 from envs.actions import MaskActions
-from envs.episodes import play
+from envs.episodes import Recording
 from envs.errors import InvalidActionError
 from recognizers.errors import ConfigurationError
 
@@ -166,11 +166,10 @@ class TestRecords:
     @pytest.fixture(scope="class")
     def episode(self, env: PruningEnv) -> Episode:
         generator = np.random.default_rng(0)
-
-        def choose(observation: dict[str, np.ndarray], info: dict[str, Any]) -> np.ndarray:
-            return _without(int(generator.choice(np.flatnonzero(info["action_mask"]))))
-
-        return play(env, choose, seed=5, policy="mine", max_steps=3)
+        recording = Recording(env, seed=5, policy="mine")
+        for _ in range(3):
+            recording.step(_without(int(generator.choice(np.flatnonzero(recording.info["action_mask"])))))
+        return recording.episode()
 
     def test_episodes_are_written_read_and_validated(self, env: PruningEnv, episode: Episode, tmp_path: Path) -> None:
         assert all(isinstance(action, str) for action in episode.actions)
@@ -183,7 +182,9 @@ class TestRecords:
 
     def test_digits_alone_stay_a_mask(self, env: PruningEnv) -> None:
         bits = np.unpackbits(np.frombuffer(bytes.fromhex("123456"), dtype=np.uint8))[:22].astype(np.int8)
-        episode = play(env, lambda _, __: bits, seed=0, policy="mine", max_steps=1)
+        recording = Recording(env, seed=0, policy="mine")
+        recording.step(bits)
+        episode = recording.episode()
         again = Episode.model_validate_json(episode.model_dump_json())
         assert again.actions == (env.actions.record(bits),)
         validate(env, again)

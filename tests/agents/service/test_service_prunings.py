@@ -132,7 +132,7 @@ def test_a_controller_prunes(serve, small, weights: Path, checkpoint: Path) -> N
 
 def test_cancelling_ends_the_process(serve, small, weights: Path) -> None:
     client = serve()
-    slow = {"policy": "search:random", "settings": {"environment_steps": 10**7}}
+    slow = {"policy": "search:random", "settings": {"evaluations": 10**7}}
     asked = {**small, "weights": uploaded(client, weights), **slow}
     first, second = (client.post("/v1/prunings", json=asked).json()["id"] for _ in range(2))
     while client.get(f"/v1/prunings/{first}").json()["state"] != "running":
@@ -145,7 +145,7 @@ def test_cancelling_ends_the_process(serve, small, weights: Path) -> None:
 
 def test_a_pruning_stops_at_its_limit(serve, small, weights: Path) -> None:
     client = serve()
-    slow = {"policy": "search:random", "settings": {"environment_steps": 10**7}, "seconds": 1.0}
+    slow = {"policy": "search:random", "settings": {"evaluations": 10**7}, "seconds": 1.0}
     asked = {**small, "weights": uploaded(client, weights), **slow}
     pruning = ended(client, client.post("/v1/prunings", json=asked).json()["id"])
     assert pruning["failure"] == "not finished within 1 seconds"

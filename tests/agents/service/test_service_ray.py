@@ -76,7 +76,7 @@ def test_killing_the_service_loses_nothing_that_was_finished(
 
     asked = {**small, "weights": client.upload(weights)}
     quick = [client.submit({**asked, "seed": seed}) for seed in range(4)]
-    slow = {"policy": "search:random", "settings": {"environment_steps": 10**7}}
+    slow = {"policy": "search:random", "settings": {"evaluations": 10**7}}
     long = [client.submit({**asked, **slow}) for _ in range(2)]
     waiting = [client.submit({**asked, "seed": seed}) for seed in range(14)]
     before = [client.wait(id_) for id_ in quick]
