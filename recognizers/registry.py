@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from recognizers.errors import UnknownNameError
+from recognizers.errors import ConfigurationError, UnknownNameError
 
 Entry = TypeVar("Entry")
 
@@ -23,12 +23,12 @@ class Registry(Generic[Entry]):
         """A decorator that registers what it decorates under ``name``.
 
         Raises:
-            ValueError: the name is taken.
+            ConfigurationError: the name is taken.
         """
 
         def register(entry: Entry) -> Entry:
             if name in self._entries:
-                raise ValueError(f"{self._kind} {name!r} is registered already")
+                raise ConfigurationError(f"{self._kind} {name!r} is registered already")
             self._entries[name] = entry
             return entry
 

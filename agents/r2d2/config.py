@@ -10,7 +10,7 @@ from ray.rllib.utils.annotations import override
 
 from agents.r2d2.connectors import PrevActionReward
 from agents.r2d2.env_runner import R2D2EnvRunner
-from agents.r2d2.exploration import Lookahead, Rank
+from agents.r2d2.exploration import LookaheadSchedule, Rank
 from agents.r2d2.guide import GuidedLookahead
 from agents.r2d2.learner import R2D2TorchLearner
 from agents.r2d2.module import R2D2TorchRLModule
@@ -74,7 +74,7 @@ class R2D2Config(DQNConfig):
         self.exploration_base = 0.4
         self.exploration_exponent = 7.0
         self.exploration_anneal_steps = 0
-        self.lookahead = Lookahead()
+        self.lookahead = LookaheadSchedule()
         self.branch_share = 0.25
         self.demonstration_share = 0.0
         self.demonstration_anneal_steps = 0

@@ -185,27 +185,21 @@ def branches_of(probed: Sequence[ProbedStep], observations: Arrays) -> Branches:
 
 @dataclass(frozen=True)
 class FinishedEpisode:
-    """What is kept of a completed episode: enough to replay it and to save the mask it reached.
+    """What is kept of a completed episode: enough to replay it.
 
     Attributes:
         actions: ``[T]``.
         rewards: ``[T]``, as the environment gave them.
         episode_seed: the seed the environment reported at reset, if it did.
         terminated: ended in a terminal state.
-        truncated: stopped for another reason.
-        mask: the last observation's ``mask``, if the environment has one.
         accuracy: ``accuracy`` of every observation, ``T + 1`` of them, if the environment has it.
-        reduction: ``reduction`` of every observation, likewise.
     """
 
     actions: list[int]
     rewards: list[float]
     episode_seed: int | None
     terminated: bool
-    truncated: bool
-    mask: NDArray[np.int8] | None
     accuracy: list[float] | None
-    reduction: list[float] | None
 
     @property
     def episode_return(self) -> float:
@@ -279,21 +273,14 @@ class StoredEpisode:
 
     def finish(self) -> FinishedEpisode:
         """The record of this episode."""
-        mask = self.observations.get("mask")
+        accuracy = self.observations.get("accuracy")
         return FinishedEpisode(
             actions=self.actions.tolist(),
             rewards=self.rewards.tolist(),
             episode_seed=self.episode_seed,
             terminated=self.terminated,
-            truncated=self.truncated,
-            mask=None if mask is None else mask[-1].astype(np.int8),
-            accuracy=self._scalars("accuracy"),
-            reduction=self._scalars("reduction"),
+            accuracy=None if accuracy is None else accuracy.reshape(len(accuracy), -1)[:, 0].tolist(),
         )
-
-    def _scalars(self, key: str) -> list[float] | None:
-        values = self.observations.get(key)
-        return None if values is None else values.reshape(len(values), -1)[:, 0].tolist()
 
     def get_state(self) -> dict[str, Any]:
         """All fields, as arrays and plain values."""

@@ -10,7 +10,7 @@ Rank = Literal["value", "efficiency"]
 
 
 @dataclass(frozen=True)
-class Lookahead:
+class LookaheadSchedule:
     """How many proposals are probed, and what the best of them is.
 
     Attributes:

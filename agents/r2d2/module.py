@@ -15,7 +15,7 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from agents.r2d2.connectors import PREVIOUS_ACTION, PREVIOUS_REWARD
-from agents.r2d2.exploration import Lookahead, annealed, propose
+from agents.r2d2.exploration import LookaheadSchedule, annealed, propose
 from agents.r2d2.network import NetworkConfig, RecurrentQNetwork, State
 
 BURN_IN_LENGTHS = "burn_in_lengths"
@@ -29,7 +29,7 @@ class R2D2TorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetA
 
     ``model_config`` holds the fields of :class:`~agents.r2d2.network.NetworkConfig` under ``network``, the
     ``action_table`` (lists, or ``None``), ``burn_in_len``, ``exploration_anneal_steps``, under ``lookahead`` the fields
-    of :class:`~agents.r2d2.exploration.Lookahead`, and under ``learning`` what its values mean: ``gamma``,
+    of :class:`~agents.r2d2.exploration.LookaheadSchedule`, and under ``learning`` what its values mean: ``gamma``,
     ``reward_scale`` and ``value_rescaling``.
 
     Attributes:
@@ -75,7 +75,7 @@ class R2D2TorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetA
     @override(TorchRLModule)
     def _forward_exploration(self, batch: dict[str, Any], *, t: int = 0, **kwargs: Any) -> dict[str, Any]:
         epsilons = annealed(self.actor_epsilon, t, self.model_config["exploration_anneal_steps"])
-        return self._act(batch, epsilons, Lookahead(**self.model_config["lookahead"]).candidates(t))
+        return self._act(batch, epsilons, LookaheadSchedule(**self.model_config["lookahead"]).candidates(t))
 
     def _act(self, batch: dict[str, Any], epsilons: Tensor, count: int) -> dict[str, Any]:
         with torch.no_grad():

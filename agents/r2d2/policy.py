@@ -16,7 +16,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from torch import Tensor
 
 from agents.r2d2.connectors import PREVIOUS_ACTION, PREVIOUS_REWARD, with_previous
-from agents.r2d2.exploration import Lookahead, Rank, propose
+from agents.r2d2.exploration import LookaheadSchedule, Rank, propose
 from agents.r2d2.heads import ACTION_MASK
 from agents.r2d2.lookahead import best_of, probe
 from agents.r2d2.module import R2D2TorchRLModule
@@ -68,7 +68,7 @@ class R2D2Controller:
     def __init__(self, checkpoint: str | os.PathLike[str], k: int | None = None, rank: Rank | None = None) -> None:
         self.module = load_module(checkpoint)
         self.module.eval()
-        trained = Lookahead(**self.module.model_config["lookahead"])
+        trained = LookaheadSchedule(**self.module.model_config["lookahead"])
         self._lookahead = replace(trained, k=trained.k if k is None else k, rank=rank or trained.rank)
         if self._lookahead.k < 1:
             raise ConfigurationError(f"lookahead needs at least 1 proposal, got k={k}")

@@ -2,17 +2,20 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
 from recognizers.errors import ConfigurationError, UnknownNameError
+from recognizers.registry import Registry
 from recognizers.torchvision_compat import torchvision
 
 TORCHVISION_PREFIX = "torchvision:"
 
-Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
-_architectures: dict[str, Callable[..., nn.Module]] = {}
+Builder = Callable[..., nn.Module]
+"""From ``classes``, ``in_channels`` and arguments of its own to a network."""
+
+_ARCHITECTURES = Registry[Builder]("architecture")
 
 
 def register_architecture(name: str) -> Callable[[Builder], Builder]:
@@ -24,19 +27,14 @@ def register_architecture(name: str) -> Callable[[Builder], Builder]:
     Raises:
         ConfigurationError: the name is taken or starts with ``torchvision:``.
     """
-
-    def register(builder: Builder) -> Builder:
-        if name in _architectures or name.startswith(TORCHVISION_PREFIX):
-            raise ConfigurationError(f"architecture {name!r} cannot be registered: the name is taken")
-        _architectures[name] = builder
-        return builder
-
-    return register
+    if name.startswith(TORCHVISION_PREFIX):
+        raise ConfigurationError(f"architecture {name!r}: names with {TORCHVISION_PREFIX} are taken by torchvision's")
+    return _ARCHITECTURES.register(name)
 
 
 def available() -> list[str]:
     """Names of the registered architectures, sorted. Those of torchvision come beside them."""
-    return sorted(_architectures)
+    return sorted(_ARCHITECTURES)
 
 
 def torchvision_models() -> list[str]:
@@ -60,8 +58,8 @@ def create(name: str, *, classes: int, in_channels: int, **arguments: Any) -> nn
     """
     if classes < 1 or in_channels < 1:
         raise ConfigurationError(f"a network needs classes >= 1 and in_channels >= 1, got {classes} and {in_channels}")
-    if name in _architectures:
-        builder = _architectures[name]
+    if name in _ARCHITECTURES:
+        builder = _ARCHITECTURES[name]
         try:
             inspect.signature(builder).bind(classes=classes, in_channels=in_channels, **arguments)
         except TypeError as error:
@@ -70,7 +68,7 @@ def create(name: str, *, classes: int, in_channels: int, **arguments: Any) -> nn
     models = torchvision_models()
     model = name.removeprefix(TORCHVISION_PREFIX)
     if model not in models:
-        known = [*_architectures, *models, *(TORCHVISION_PREFIX + other for other in models)]
+        known = [*_ARCHITECTURES, *models, *(TORCHVISION_PREFIX + other for other in models)]
         raise UnknownNameError("architecture", name, known)
     return _create_torchvision(model, classes, in_channels, arguments)
 

@@ -106,7 +106,7 @@ def test_unknown_policy_offers_the_nearest() -> None:
 
 def test_names_are_registered_once() -> None:
     assert {"random", "lookahead", "uniform:l1", "global:l1", "search:random"} <= set(policies())
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ConfigurationError, match="registered already"):
         register_policy("random")(GlobalAllocation)
 
 

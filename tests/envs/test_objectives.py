@@ -186,7 +186,7 @@ class TestRegistration:
 
     @pytest.mark.parametrize("kind", ["tolerance", "budget"])
     def test_names_are_taken_once(self, registry: dict[str, type[Objective]], kind: str) -> None:
-        with pytest.raises(ValueError, match=f"{kind!r} is registered already"):
+        with pytest.raises(ConfigurationError, match=f"{kind!r} is registered already"):
             register_objective(kind)(_countdown())
         assert registry["tolerance"] is Tolerance
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from recognizers.criteria import comparable_scores, criteria, criterion, layer_normalised, register_criterion
-from recognizers.errors import UnknownNameError
+from recognizers.errors import ConfigurationError, UnknownNameError
 from recognizers.recognizer import Recognizer
 
 
@@ -134,5 +134,5 @@ def test_names_are_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert criterion("mine") is mine
     assert criteria() == ["l1", "mine"]
-    with pytest.raises(ValueError, match="'mine' is registered already"):
+    with pytest.raises(ConfigurationError, match="'mine' is registered already"):
         register_criterion("mine")(mine)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recognizers.errors import UnknownNameError
+from recognizers.errors import ConfigurationError, UnknownNameError
 from recognizers.registry import Registry
 
 
@@ -10,7 +10,7 @@ def test_entries_are_found_by_name_and_registered_once() -> None:
     animals = Registry[type]("animal")
     assert animals.register("cat")(int) is int
     assert animals["cat"] is int and "cat" in animals and list(animals) == ["cat"]
-    with pytest.raises(ValueError, match="animal 'cat' is registered already"):
+    with pytest.raises(ConfigurationError, match="animal 'cat' is registered already"):
         animals.register("cat")(str)
     assert animals["cat"] is int
     with pytest.raises(UnknownNameError, match="unknown animal 'cot': did you mean 'cat'"):

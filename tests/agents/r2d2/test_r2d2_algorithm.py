@@ -38,7 +38,7 @@ def test_maze_is_learned_by_memory(maze_config, cluster, tmp_path):
     assert 0.2 <= mean_return(controller, TMaze(), 40, forget=True) <= 0.8
     # The environment refuses invalid actions, so all of these were valid; and they can be replayed.
     assert all(episode.terminated and len(episode.actions) == 9 for episode in recorded)
-    assert all(episode.mask is None and episode.accuracy is None for episode in recorded)
+    assert all(episode.accuracy is None for episode in recorded)
     assert len({episode.episode_seed for episode in recorded}) > 40
 
 
@@ -51,8 +51,8 @@ def test_updates_keep_their_ratio_to_steps(pruning_config, cluster):
         assert updates == 0.25 * 40  # the first 20 steps, with which the warm-up ends, count
         assert result["learners"][DEFAULT_MODULE_ID]["gradients_default_optimizer_global_norm"] >= 0.0
         episodes = algorithm.finished_episodes()
-        assert all(len(episode.actions) == 4 and int(episode.mask.sum()) == 2 for episode in episodes)
-        assert all(episode.accuracy[0] == 1.0 and len(episode.reduction) == 5 for episode in episodes)
+        assert all(len(episode.actions) == 4 for episode in episodes)
+        assert all(episode.accuracy[0] == 1.0 and len(episode.accuracy) == 5 for episode in episodes)
         assert algorithm.finished_episodes() == []
     finally:
         algorithm.stop()
@@ -256,9 +256,12 @@ def test_two_remote_runners_learn_and_survive_a_death(maze_config, cluster):
             lambda runner: __import__("os")._exit(1), remote_worker_ids=[1], local_env_runner=False
         )
         returns = []
-        while algorithm.train()[NUM_ENV_STEPS_LIFETIME] < 4000:
+        steps, deadline = 0, time.monotonic() + 120
+        healthy = algorithm.env_runner_group.num_healthy_remote_workers
+        while steps < 4000 or (healthy() < 2 and time.monotonic() < deadline):
+            steps = algorithm.train()[NUM_ENV_STEPS_LIFETIME]
             returns += [episode.episode_return for episode in algorithm.finished_episodes()]
-        assert algorithm.env_runner_group.num_healthy_remote_workers() == 2
+        assert healthy() == 2
         assert rungs == algorithm.env_runner_group.foreach_env_runner(
             lambda runner: runner.module.actor_epsilon.tolist(), local_env_runner=False
         )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agents.r2d2.exploration import Lookahead, actor_epsilons, annealed, ladder, propose
+from agents.r2d2.exploration import LookaheadSchedule, actor_epsilons, annealed, ladder, propose
 
 
 def test_ladder_is_ape_x():
@@ -63,9 +63,9 @@ def test_each_proposal_is_drawn_with_chance_epsilon():
 
 
 def test_the_number_of_proposals_follows_its_schedule():
-    shrinking = Lookahead(k=2, k_start=6, anneal_steps=100)
+    shrinking = LookaheadSchedule(k=2, k_start=6, anneal_steps=100)
     assert [shrinking.candidates(steps) for steps in (0, 50, 100, 1000)] == [6, 4, 2, 2]
-    assert Lookahead(k=4, k_start=4).candidates(0) == 4
+    assert LookaheadSchedule(k=4, k_start=4).candidates(0) == 4
 
 
 def test_random_actions_are_uniform_over_valid_ones_whatever_their_q():

@@ -9,7 +9,7 @@ import gymnasium as gym
 import torch
 
 from agents.r2d2.connectors import with_previous_space
-from agents.r2d2.exploration import Lookahead
+from agents.r2d2.exploration import LookaheadSchedule
 from agents.r2d2.module import R2D2TorchRLModule
 from agents.r2d2.network import NetworkConfig
 from agents.r2d2.settings import action_table_of
@@ -88,7 +88,7 @@ def untrained_controller(env: PruningEnv, path: Path, *, size: int = 16) -> Path
             "action_table": action_table_of(env),
             "burn_in_len": 2,
             "exploration_anneal_steps": 0,
-            "lookahead": vars(Lookahead()),
+            "lookahead": vars(LookaheadSchedule()),
             "learning": {"gamma": 1.0, "reward_scale": 1.0, "value_rescaling": False},
         },
     )
