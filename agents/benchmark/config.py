@@ -28,6 +28,14 @@ class TaskEntry(BaseModel):
         return self.label or self.task
 
 
+class Training(BaseModel):
+    """The training of a controller within a benchmark."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    policy: str = Field(description="label of the entry that trains it")
+    task: str = Field(description="label of the task that it is trained on")
+
+
 class Entry(BaseModel):
     """One policy of a benchmark."""
 
@@ -41,6 +49,11 @@ class Entry(BaseModel):
     )
     controller: str = Field("default", description=f"controller settings, for {TRAIN}")
     overrides: tuple[str, ...] = Field((), description="dotted key=value of the controller settings")
+    trained_by: Training | None = Field(
+        None,
+        description=f"for {TRAIN}: train nothing, act with the controller that an earlier entry has trained on an "
+        "earlier task (with network.action_embedding=false)",
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the policy's own")
     tasks: tuple[str, ...] | None = Field(None, description="names of the tasks that it runs on; default: all")
     task_overrides: tuple[str, ...] = Field(
@@ -57,6 +70,11 @@ class Entry(BaseModel):
     def name(self) -> str:
         """Name in tables."""
         return self.label or self.policy
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains a controller."""
+        return self.policy == TRAIN and self.trained_by is None
 
     @property
     def joined(self) -> str:
@@ -133,6 +151,8 @@ class BenchmarkConfig(BaseModel):
         for entry in self.policies:
             if unknown := set(entry.tasks or ()) - set(tasks):
                 raise ValueError(f"{entry.name}: no task is called {min(unknown)!r}; there are {', '.join(tasks)}")
+            if entry.trained_by is not None:
+                self._check_training(entry, entry.trained_by, earlier.get(entry.trained_by.policy), tasks)
             if entry.equal_evaluations_to is not None:
                 followed = earlier.get(entry.equal_evaluations_to)
                 if followed is None:
@@ -143,6 +163,17 @@ class BenchmarkConfig(BaseModel):
                     )
             earlier[entry.name] = entry
         return self
+
+    def _check_training(self, entry: Entry, training: Training, trainer: Entry | None, tasks: list[str]) -> None:
+        if entry.policy != TRAIN or entry.equal_evaluations_to is not None:
+            raise ValueError(f"{entry.name}: trained_by is for {TRAIN} alone, which spends what its controller does")
+        if trainer is None or not trainer.trains:
+            raise ValueError(f"{entry.name}: trained_by.policy must name an earlier policy that trains a controller")
+        if training.task not in tasks or not trainer.runs_on(self.task(training.task)):
+            raise ValueError(f"{entry.name}: {trainer.name} does not train on a task called {training.task!r}")
+        own = [number for number, task in enumerate(self.tasks) if entry.runs_on(task)]
+        if min(own) <= tasks.index(training.task):
+            raise ValueError(f"{entry.name}: it can only act on tasks that come after {training.task}: give it `tasks`")
 
     def with_overrides(self, overrides: Sequence[str]) -> "BenchmarkConfig":
         """The same with further settings of all tasks, e.g. where the data lie on this machine."""

@@ -39,23 +39,26 @@ def plan(config: BenchmarkConfig, directory: Path, finished: Sequence[Row]) -> l
     """
     done = {row.key for row in finished if row.result is not None}
     for entry in config.policies:
-        if entry.policy != TRAIN:
-            check_policy(entry.policy)
+        check_policy(entry.policy)
     jobs = []
     for key in config.runs():
         if key in done:
             continue
-        task = config.settings(key)
-        run = directory / "runs" / slug(key.task) / slug(key.label) / f"seed-{key.seed}"
-        task = keep_latency_table(task, table_path(directory, key))
+        task = keep_latency_table(config.settings(key), table_path(directory, key))
         base = _base(key, task, directory / "bases")
-        entry = config.entry(key.label)
-        jobs.append(Job(key, entry, task, base, run.absolute(), config.time_limit, _controller(entry)))
+        entry, run = config.entry(key.label), _run_directory(directory, key)
+        trainer = _trainer(key, entry)
+        policy = entry.policy if trainer is None else f"{TRAIN}:{_run_directory(directory, trainer)}"
+        jobs.append(Job(key, entry, policy, task, base, run, config.time_limit, _controller(entry)))
     return jobs
 
 
+def _run_directory(directory: Path, key: Key) -> Path:
+    return (directory / "runs" / slug(key.task) / slug(key.label) / f"seed-{key.seed}").absolute()
+
+
 def _controller(entry: Entry) -> "R2D2Settings | None":
-    if entry.policy != TRAIN:
+    if not entry.trains:
         return None
     # RLlib takes seconds to import, and most benchmarks do without it.
     from agents.controller import load_controller  # noqa: PLC0415
@@ -114,14 +117,21 @@ def _base_name(key: Key, task: TaskConfig) -> str:
     return f"{slug(task.name)}-seed-{key.seed}-{fingerprint(settings, [])[:8]}"
 
 
-def _following(job: Job) -> Key | None:
-    """The run whose evaluations a search spends."""
+def _trainer(key: Key, entry: Entry) -> Key | None:
+    """The run that trains the controller with which another run acts."""
+    training = entry.trained_by
+    return None if training is None else key._replace(label=training.policy, task=training.task)
+
+
+def _followed(job: Job) -> Key | None:
+    """The run that a run has to wait for: a search whose evaluations it spends, or its controller's training."""
     label = job.entry.equal_evaluations_to
-    return None if label is None else job.key._replace(label=label)
+    return _trainer(job.key, job.entry) if label is None else job.key._replace(label=label)
 
 
-def _with_evaluations(job: Job, evaluations: int) -> Job:
-    return replace(job, settings={"evaluations": evaluations})
+def _after(job: Job, evaluations: int) -> Job:
+    """A job as it is once the run that it waits for has spent so many evaluations."""
+    return job if job.entry.equal_evaluations_to is None else replace(job, settings={"evaluations": evaluations})
 
 
 def _base_failed(error: BaseException) -> str:
@@ -131,11 +141,11 @@ def _base_failed(error: BaseException) -> str:
 def _in_process(jobs: Sequence[Job], spent: dict[Key, int], *, progress: bool) -> Iterator[Row]:
     opened: tuple[Path, Any] | None = None
     for job in jobs:
-        if (followed := _following(job)) is not None:
+        if (followed := _followed(job)) is not None:
             if followed not in spent:
                 yield job.failed(f"waits for {followed}, which failed")
                 continue
-            job = _with_evaluations(job, spent[followed])  # noqa: PLW2901
+            job = _after(job, spent[followed])  # noqa: PLW2901
         try:
             if opened is None or opened[0] != job.base.directory:
                 opened = job.base.directory, job.base.open(progress=progress)
@@ -199,7 +209,7 @@ class _Driver:
     def _start(self) -> Iterator[Row]:
         """Hand out what can run now; yields the rows of runs that cannot run at all."""
         for job in list(self._waiting):
-            followed = _following(job)
+            followed = _followed(job)
             fault = self._ready.get(job.base.directory)
             if followed is not None and not self._comes(followed):
                 fault = f"waits for {followed}, which failed"
@@ -216,7 +226,7 @@ class _Driver:
             if self._free() < self._slots(job):
                 break  # those behind it must not take its place for ever
             self._waiting.remove(job)
-            given = job if followed is None else _with_evaluations(job, self._spent[followed])
+            given = job if followed is None else _after(job, self._spent[followed])
             task = self._spread if job.spreads else self._perform
             self._running[task.remote(given, self._bases[job.base.directory], self._starts)] = job
         for path in self._ready.keys() - {job.base.directory for job in self._waiting}:

@@ -65,6 +65,7 @@ class Job:
     Attributes:
         key: names the run.
         entry: the policy.
+        policy: its name; the entry's, or that of a controller which another run trains.
         task: resolved.
         base: the network that it starts from.
         directory: of the run.
@@ -76,6 +77,7 @@ class Job:
 
     key: Key
     entry: Entry
+    policy: str
     task: TaskConfig
     base: Base
     directory: Path
@@ -128,9 +130,9 @@ def _perform(job: Job, baseline: Baseline, *, progress: bool) -> Row:
         done = _train(job, job.controller, run, env, progress=progress)
         result = done.result
     else:
-        policy = make_policy(job.entry.policy, seed=job.key.seed, **{**job.entry.settings, **job.settings})
+        policy = make_policy(job.policy, seed=job.key.seed, **{**job.entry.settings, **job.settings})
         env = _environment(suited(task, policy), baseline)
-        run.write_settings(RunSettings(command="benchmark", task=env.task, seed=job.key.seed, policy=job.entry.policy))
+        run.write_settings(RunSettings(command="benchmark", task=env.task, seed=job.key.seed, policy=job.policy))
         done = run_policy(env, policy, job.key.label, seed=job.key.seed)
         write_episodes(run.episodes, done.episodes[:1])
         result = done.result

@@ -22,12 +22,16 @@ from agents.benchmark.rows import score
 from agents.benchmark.table import csv_table, markdown_table
 from agents.cli import main
 from agents.limits import TimeLimitExceeded, time_limit
+from agents.policy import make_policy
 from agents.statistics import interval
+from envs.episodes import play
 from envs.objectives import Tolerance
+from envs.pruning import PruningEnv
 from recognizers.config import WEIGHTS_VARIABLE
 from recognizers.errors import ConfigurationError, FileError, UnknownNameError
 from recognizers.files import read_json, write_json, write_text
 from recognizers.settings import shipped
+from tests.agents.tiny_controller import TINY
 
 SMALL = """
     overrides:
@@ -354,6 +358,50 @@ def test_controllers_with_runners_or_learners_of_their_own_take_the_whole_machin
     write_text("controllers.yaml", CONFIG.replace("policies:", more))
     jobs = plan(load_benchmark("controllers.yaml"), Path("out"), [])
     assert {job.key.label for job in jobs if job.spreads} == {"runners", "learners"}
+
+
+CARRIED = f"""
+tasks:
+  - task: digits/convnet
+    label: small{SMALL}      - objective.drop=0.2
+  - task: digits/convnet
+    label: coarse{SMALL.replace("per_layer=4", "per_layer=2")}      - objective.drop=0.2
+seeds: [0]
+policies:
+  - policy: r2d2
+    controller: one_process
+    tasks: [small]
+    overrides: {json.dumps([*TINY, "network.action_embedding=false", "total_steps=120"])}
+  - {{policy: r2d2, label: carried, tasks: [coarse], trained_by: {{policy: r2d2, task: small}}}}
+"""
+
+
+def test_a_controller_is_carried_to_another_task(home: Path) -> None:
+    write_text("carried.yaml", CARRIED)
+    trained, carried = runs("carried.yaml")
+    assert trained.result is not None and carried.result is not None and carried.chosen is not None
+    assert trained.result.evaluations >= 120 > carried.result.evaluations == carried.result.environment_steps
+    env = PruningEnv(load_benchmark("carried.yaml").settings(carried.key))
+    policy = make_policy("r2d2:out/runs/small/r2d2/seed-0")
+    policy.reset(env)
+    assert play(env, policy.act, seed=0, policy="r2d2").actions == (carried.own or carried.chosen).actions
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("{policy: r2d2, label: carried,", "{policy: random, label: carried,", "is for r2d2 alone"),
+        ("policy: r2d2, task: small", "policy: random, task: small", "earlier policy that trains a controller"),
+        ("task: small}", "task: large}", "r2d2 does not train on a task called 'large'"),
+        ("label: carried, tasks: [coarse]", "label: carried", "tasks that come after small"),
+        ("label: carried,", "label: carried, equal_evaluations_to: r2d2,", "is for r2d2 alone"),
+    ],
+)
+def test_what_cannot_be_carried_is_refused(home: Path, before: str, after: str, message: str) -> None:
+    assert before in CARRIED
+    write_text("bad.yaml", CARRIED.replace(before, after))
+    with pytest.raises(ConfigurationError, match=message):
+        load_benchmark("bad.yaml")
 
 
 @pytest.mark.parametrize("name", shipped("benchmarks"))
