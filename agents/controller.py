@@ -13,30 +13,16 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from ray.exceptions import RayError
-from ray.rllib.algorithms.dqn.dqn_learner import QF_LOSS_KEY, QF_MAX_KEY, QF_MEAN_KEY, TD_ERROR_MEAN_KEY
-from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from ray.tune.registry import register_env
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from agents.cluster import start_ray
 from agents.demonstrations import demonstrate
+from agents.learning_figures import episode_figures, exploration_rates, iteration_figures, postfix, write_scalars
 from agents.object_store import Publication, fetch
-from agents.r2d2.algorithm import (
-    NUM_ENV_STEPS_LIFETIME,
-    NUM_EVALUATIONS_LIFETIME,
-    NUM_UPDATES_LIFETIME,
-    R2D2,
-    REPLAY_AGE,
-    REPLAY_BRANCHES,
-    REPLAY_SEQUENCES,
-    RUNNERS_ALIVE,
-)
-from agents.r2d2.env_runner import PHASES
+from agents.r2d2.algorithm import NUM_ENV_STEPS_LIFETIME, NUM_EVALUATIONS_LIFETIME, R2D2
 from agents.r2d2.episodes import FinishedEpisode
-from agents.r2d2.exploration import annealed, ladder
-from agents.r2d2.learner import PRIORITY_MEAN
 from agents.r2d2.policy import MODULE_IN_CHECKPOINT, R2D2Controller
 from agents.r2d2.settings import R2D2Settings, action_table_of
 from agents.run_directory import RunDirectory
@@ -51,14 +37,6 @@ from recognizers.files import read_json, read_text, write_json, write_text
 from recognizers.settings import find, override, read_yaml, validate
 
 RLLIB_ENV = "zeroout/Pruning-v0"
-LEARNER_FIGURES = {
-    "loss": QF_LOSS_KEY,
-    "mean_q": QF_MEAN_KEY,
-    "max_q": QF_MAX_KEY,
-    "td_error": TD_ERROR_MEAN_KEY,
-    "priority": PRIORITY_MEAN,
-}
-"""Logged name and RLlib's name of the learner's figures."""
 RECENT = 20
 """Episodes that the running means cover."""
 RESTARTS = 3
@@ -207,7 +185,7 @@ class ControllerTraining:
                     if self._on_evaluation is not None:
                         self._on_evaluation(record)
                 bar.update(progress.steps - before)
-                bar.set_postfix_str(_postfix(record))
+                bar.set_postfix_str(postfix(record))
 
     def finish(self, name: str = "r2d2") -> Run:
         """Choose the best evaluated controller and the best mask of all episodes; measure the latter once.
@@ -357,45 +335,22 @@ class ControllerTraining:
 
     def _record(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The figures of an iteration that a person looks at."""
-        learner = metrics.get("learners", {}).get(DEFAULT_MODULE_ID, {})
-        phases = metrics.get(ENV_RUNNER_RESULTS, {}).get(PHASES, {})
-        record = {
-            "environment_steps": self.progress.steps,
-            "updates": int(metrics[NUM_UPDATES_LIFETIME]),
-            "replay_sequences": int(metrics[REPLAY_SEQUENCES]),
-            "replay_branches": int(metrics[REPLAY_BRANCHES]),
-            "replay_age": float(metrics[REPLAY_AGE]),
-            "runners_alive": int(metrics[RUNNERS_ALIVE]),
-            "updates_per_step": int(metrics[NUM_UPDATES_LIFETIME]) / max(self.progress.steps, 1),
-            **{f"{phase}_milliseconds": float(spent) for phase, spent in phases.items()},
-            **{name: float(learner[key]) for name, key in LEARNER_FIGURES.items() if key in learner},
+        progress = self.progress
+        best = {} if progress.best_score is None else {"best_score": progress.best_score}
+        rates = exploration_rates(self.controller, progress.steps)
+        return {
+            "environment_steps": progress.steps,
+            **iteration_figures(metrics, progress.steps),
+            **best,
+            **episode_figures(list(self._recent)),
+            "epsilon_max": max(rates),
+            "epsilon_min": min(rates),
         }
-        if self.progress.best_score is not None:
-            record["best_score"] = self.progress.best_score
-        if self._recent:
-            recent = list(self._recent)
-            record["episode_return_mean"] = float(np.mean([episode.episode_return for episode in recent]))
-            record["episode_reduction_mean"] = float(np.mean([episode.parameter_reductions[-1] for episode in recent]))
-            record["episode_accuracy_mean"] = float(np.mean([episode.accuracies[-1] for episode in recent]))
-        rates = self._epsilons()
-        return record | {"epsilon_max": max(rates), "epsilon_min": min(rates)}
-
-    def _epsilons(self) -> list[float]:
-        """Exploration rate of each actor."""
-        sampling, exploration = self.controller.sampling, self.controller.exploration
-        actors = max(sampling.num_env_runners, 1) * sampling.num_envs_per_env_runner
-        rungs = torch.tensor(ladder(actors, exploration.base, exploration.exponent))
-        rates: list[float] = annealed(rungs, self.progress.steps, exploration.anneal_steps).tolist()
-        return rates
 
     def _log(self, writer: SummaryWriter, record: Mapping[str, float]) -> None:
         self.run.add_line(self.run.learning, record)
         self.progress.records += 1
-        for name, value in record.items():
-            if name != "environment_steps":
-                writer.add_scalar(f"controller/{name}", value, self.progress.steps)
-        for actor, rate in enumerate(self._epsilons()):
-            writer.add_scalar(f"epsilon/{actor}", rate, self.progress.steps)
+        write_scalars(writer, record, exploration_rates(self.controller, self.progress.steps))
 
 
 def train_controller(
@@ -466,8 +421,3 @@ def _copy_directory(source: Path, target: Path) -> None:
 def _sampled(episode: Episode) -> bool:
     """Whether an episode comes from the controller's own training, not from an evaluation or a demonstration."""
     return episode.phase == "training" and episode.policy == "r2d2"
-
-
-def _postfix(record: Mapping[str, float]) -> str:
-    shown = {"best": "best_score", "return": "episode_return_mean", "greedy": "evaluation_return", "eps": "epsilon_max"}
-    return " ".join(f"{label} {record[name]:.3f}" for label, name in shown.items() if name in record)
