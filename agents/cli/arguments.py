@@ -34,6 +34,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """Flags of commands that write a run directory."""
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/COMMAND-DATE-TIME)")
+    parser.set_defaults(holds_out=True)
 
 
 def add_task(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:

@@ -43,7 +43,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--weights", type=Path, metavar="PATH", help="trained weights of the recognizer")
     parser.add_argument("--data", metavar="SPEC", help="data in place of the tasks', e.g. npz:PATH")
     add_common(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, holds_out=True)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from agents.cli import (
@@ -20,6 +21,7 @@ from agents.cli import (
     validate,
 )
 from agents.cli.output import print_summary
+from agents.holding import held
 from recognizers.errors import ZeroOutError, in_one_line
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
@@ -74,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parse(arguments)
     run: Command = parsed.run
     try:
-        summary = run(parsed)
+        with held(parsed.out) if _holds(parsed) else nullcontext():
+            summary = run(parsed)
     except ZeroOutError as error:
         if parsed.debug:
             traceback.print_exc()
@@ -85,3 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print_summary(summary, as_json=parsed.json)
     return 0
+
+
+def _holds(parsed: argparse.Namespace) -> bool:
+    """Whether no other process may write to the command's directory meanwhile; one of the default name is its own."""
+    return getattr(parsed, "holds_out", False) and parsed.out is not None

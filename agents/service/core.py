@@ -1,11 +1,9 @@
 """The service without its HTTP: what the routes work with."""
 
-import fcntl
 import secrets
-import time
 from pathlib import Path
-from typing import IO
 
+from agents.holding import hold
 from agents.service.controllers import Controller, Gathering
 from agents.service.errors import ServiceError
 from agents.service.metrics import Metrics
@@ -22,6 +20,8 @@ from recognizers.errors import ConfigurationError, UnknownNameError
 TOKENS = "tokens.json"
 LOCAL = "local"
 """Owner of everything where no tokens are needed."""
+LETTING_GO = 30.0
+"""Seconds in which a service that is told to end lets go of its directory."""
 
 
 class Service:
@@ -40,7 +40,7 @@ class Service:
         check_tokens(settings)
         self.settings, limits = settings, settings.limits
         root = settings.directory
-        self._lock = hold(root)
+        self._lock = hold(root, LETTING_GO)
         self.tokens = Tokens(root / TOKENS)
         self.store = Store(root / "service.sqlite")
         self.uploads = Uploads(root / "uploads", self.store, most=limits.stored_uploads, most_bytes=limits.upload_bytes)
@@ -64,7 +64,7 @@ class Service:
         """Leave everything so that another service can go on."""
         self.supervisor.stop()
         self.store.close()
-        self._lock.close()
+        self._lock.release()
 
     def submit(self, request: PruningRequest, owner: str) -> Job:
         """Put a pruning into the queue.
@@ -111,27 +111,3 @@ def check_tokens(settings: ServiceSettings) -> None:
             f"{settings.host} can be reached from other machines: create a token first (zeroout serve --create-token "
             f"NAME --out {settings.directory}), or leave --host out"
         )
-
-
-def hold(directory: Path, seconds: float = 30.0) -> IO[str]:
-    """Hold a directory against other services for as long as the file that is given is open, or the process lives.
-
-    Args:
-        directory: of the service.
-        seconds: to wait for another one that is just ending.
-
-    Raises:
-        ConfigurationError: another one does not let go.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    file = (directory / "lock").open("w")
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError as error:
-            if time.monotonic() > deadline:
-                file.close()
-                raise ConfigurationError(f"another service works in {directory}") from error
-            time.sleep(0.2)

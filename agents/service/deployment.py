@@ -11,8 +11,9 @@ from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
 from agents.cluster import gpu_share, start_ray
+from agents.holding import hold
 from agents.service.app import create_app
-from agents.service.core import Service, check_tokens, hold
+from agents.service.core import LETTING_GO, Service, check_tokens
 from agents.service.logs import log_to
 from agents.service.settings import ServiceSettings
 from agents.service.supervisor import ProcessDiedError
@@ -108,7 +109,7 @@ def run(settings: ServiceSettings, address: str | None = None) -> None:
         ConfigurationError: see :class:`~agents.service.core.Service`; or it does not come up.
     """
     check_tokens(settings)
-    hold(settings.directory).close()
+    hold(settings.directory, LETTING_GO).release()
     start_ray(address)
     try:
         serve.start(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from service_fakes import Scripted
 
-from agents.service.core import hold
+from agents.holding import hold
 from agents.service.errors import ConflictError, NotFoundError, TooManyError
 from agents.service.requests import PruningRequest
 from agents.service.store import ENDED, Store
@@ -139,9 +139,9 @@ def test_killing_the_service_during_twenty_jobs_loses_none_of_the_finished(tmp_p
 
 
 def test_two_services_do_not_share_a_directory(tmp_path: Path) -> None:
-    with hold(tmp_path), pytest.raises(ConfigurationError, match="another service"):
-        hold(tmp_path, seconds=0)
-    hold(tmp_path, seconds=0).close()
+    with hold(tmp_path), pytest.raises(ConfigurationError, match="another process works in"):
+        hold(tmp_path)
+    hold(tmp_path).release()
 
 
 @pytest.mark.parametrize(
