@@ -4,7 +4,7 @@ import itertools
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from agents.r2d2.policy import MODULE_IN_CHECKPOINT, R2D2Controller
 from agents.r2d2.settings import R2D2Settings, action_table_of
 from agents.run_directory import RunDirectory
 from agents.running import Run, Spent, run_policy
-from agents.selection import candidates, choose
+from agents.scores import BestSoFar
+from agents.selection import choose
 from envs.episodes import Episode, measured, play, read_episodes, write_episodes
 from envs.objectives import Measurement
 from envs.pruning import PruningEnv
@@ -109,6 +110,7 @@ class ControllerTraining:
         self.progress = Progress()
         self.episodes: list[Episode] = []
         self._evaluated: list[tuple[str, Episode]] = []
+        self._best = BestSoFar(self.env.objective, self.env.baseline_accuracy)
         self._recent = deque[Episode](maxlen=RECENT)
 
     def _algorithm(self) -> R2D2:
@@ -167,11 +169,13 @@ class ControllerTraining:
             if not progress.checkpoint:
                 self._demonstrate()
             while not self._finished():
-                before = progress.steps
+                before, evaluations = progress.steps, progress.all_evaluations
                 metrics = self.algorithm.train()
                 progress.steps = int(metrics[NUM_ENV_STEPS_LIFETIME])
                 progress.evaluations = int(metrics[NUM_EVALUATIONS_LIFETIME])
-                self._take(self._episode(episode) for episode in self.algorithm.finished_episodes())
+                finished = [self._episode(episode) for episode in self.algorithm.finished_episodes()]
+                self._best.take(finished, evaluations, progress.all_evaluations)
+                self._take(finished)
                 record = self._record(metrics)
                 due = before // controller.evaluation_interval != progress.steps // controller.evaluation_interval
                 progress.seconds = time.perf_counter() - began
@@ -205,7 +209,7 @@ class ControllerTraining:
             name,
             seed=self.seed,
             also=self.episodes,
-            spent=Spent(steps, progress.all_evaluations, progress.seconds),
+            spent=Spent(steps, progress.all_evaluations, progress.seconds, rises=tuple(self._best.rises)),
         )
 
     def stop(self) -> None:
@@ -251,17 +255,11 @@ class ControllerTraining:
             phase="training",
         )
 
-    def _take(self, episodes: Iterable[Episode]) -> None:
+    def _take(self, episodes: Sequence[Episode]) -> None:
         """Keep and record episodes."""
-        taken = list(episodes)
-        for episode in taken:
-            scores = [candidate.score for candidate in candidates(self.env, episode)]
-            best = self.progress.best_score
-            self.progress.best_score = max(scores if best is None else [best, *scores], default=best)
-            if _sampled(episode):
-                self._recent.append(episode)
-        self.episodes += taken
-        self.run.add_episodes(taken)
+        self._recent.extend(filter(_sampled, episodes))
+        self.episodes += episodes
+        self.run.add_episodes(episodes)
 
     def _demonstrate(self) -> None:
         """Seed replay with the episodes of other policies that the settings name."""
@@ -273,13 +271,14 @@ class ControllerTraining:
                 for number in range(settings.episodes)
             ]
         self.algorithm.add_demonstrations([demonstration.fragment for demonstration in shown])
-        self._take(demonstration.episode for demonstration in shown)
+        self._take([demonstration.episode for demonstration in shown])
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """What is measured in this process counts as the controller's effort, too."""
+        """What is measured in this process counts as the controller's effort, too, and may be its best so far."""
         steps, evaluations = self.env.environment_steps, self.env.evaluations
-        yield
+        with self._best.watching(self.env, self.progress.all_evaluations):
+            yield
         self.progress.other_steps += self.env.environment_steps - steps
         self.progress.other_evaluations += self.env.evaluations - evaluations
 
@@ -300,8 +299,7 @@ class ControllerTraining:
         progress.checkpoint = state
         self._evaluated.append((module, episode))
         self._take([episode])
-        best = {} if progress.best_score is None else {"best_score": progress.best_score}
-        return best | {
+        return self._best_score() | {
             "evaluation_return": episode.episode_return,
             "evaluation_reduction": episode.parameter_reductions[-1],
             "evaluation_accuracy": episode.accuracies[-1],
@@ -310,7 +308,7 @@ class ControllerTraining:
     def _checkpoint(self) -> None:
         """Declare the state that was saved last the one to resume from, and remove the older ones."""
         progress = self.progress
-        progress.episodes = len(self.episodes)
+        progress.episodes, progress.rises = len(self.episodes), list(self._best.rises)
         progress.modules = {module: self.episodes.index(episode) for module, episode in self._evaluated}
         write_json(self.run.checkpoints / "progress.json", progress.model_dump())
         self._restarts = 0
@@ -324,6 +322,7 @@ class ControllerTraining:
         if not path.is_file():
             raise FileError(f"{self.run.path} has no checkpoint to resume from: start again without --resume")
         self.progress = progress = validate(Progress, read_json(path), str(path))
+        self._best = BestSoFar(self.env.objective, self.env.baseline_accuracy, progress.rises)
         self.episodes = list(itertools.islice(read_episodes(self.run.episodes), progress.episodes))
         write_episodes(self.run.episodes, self.episodes)
         self._evaluated = [(module, self.episodes[index]) for module, index in progress.modules.items()]
@@ -336,16 +335,18 @@ class ControllerTraining:
     def _record(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The figures of an iteration that a person looks at."""
         progress = self.progress
-        best = {} if progress.best_score is None else {"best_score": progress.best_score}
         rates = exploration_rates(self.controller, progress.steps)
         return {
             "environment_steps": progress.steps,
             **iteration_figures(metrics, progress.steps),
-            **best,
+            **self._best_score(),
             **episode_figures(list(self._recent)),
             "epsilon_max": max(rates),
             "epsilon_min": min(rates),
         }
+
+    def _best_score(self) -> dict[str, float]:
+        return {} if self._best.score is None else {"best_score": self._best.score}
 
     def _log(self, writer: SummaryWriter, record: Mapping[str, float]) -> None:
         self.run.add_line(self.run.learning, record)
@@ -395,7 +396,9 @@ class Progress(BaseModel):
     evaluations: int = Field(0, description="environment steps and probes of training")
     other_evaluations: int = Field(0, description="evaluations of greedy evaluations and demonstrations")
     seconds: float = Field(0.0, description="spent training")
-    best_score: float | None = Field(None, description="best objective score of any state so far, if one met it")
+    rises: list[tuple[int, float]] = Field(
+        default_factory=list, description="evaluations spent and best objective score of any state, wherever it rose"
+    )
     episodes: int = Field(0, description="lines of episodes.jsonl that belong to the checkpoint")
     records: int = Field(0, description="lines of learning.jsonl that belong to the checkpoint")
     modules: dict[str, int] = Field(default_factory=dict, description="evaluated modules and their greedy episodes")

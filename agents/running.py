@@ -38,6 +38,8 @@ class Spent:
     evaluations: int = 0
     seconds: float = 0.0
     phases: Seconds = field(default_factory=Seconds)
+    rises: tuple[tuple[int, float], ...] = ()
+    """Best scores, see :class:`~agents.scores.BestSoFar`."""
 
 
 def run_policy(
@@ -65,8 +67,7 @@ def run_policy(
     """
     spent = spent or Spent()
     steps, evaluations, phases = env.environment_steps, env.evaluations, env.seconds
-    best = BestSoFar(env.objective, env.baseline_accuracy)
-    best.take(also, spent.evaluations)
+    best = BestSoFar(env.objective, env.baseline_accuracy, spent.rises)
     started = time.perf_counter()
     with best.watching(env, spent.evaluations), tqdm(desc=name, unit="step", disable=not progress) as bar:
 

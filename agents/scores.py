@@ -19,15 +19,22 @@ class BestSoFar:
     Args:
         objective: gives the scores; states that do not meet it count for nothing.
         baseline_accuracy: of the complete network.
+        rises: of an earlier one, to go on with.
 
     Attributes:
         rises: evaluations spent and best score, both rising.
     """
 
-    def __init__(self, objective: Objective, baseline_accuracy: float) -> None:
+    def __init__(self, objective: Objective, baseline_accuracy: float, rises: Sequence[tuple[int, float]] = ()) -> None:
         self._objective, self._baseline = objective, baseline_accuracy
-        self.rises: list[tuple[int, float]] = []
-        self.see(0, Measurement.complete(baseline_accuracy))
+        self.rises = list(rises)
+        if not self.rises:
+            self.see(0, Measurement.complete(baseline_accuracy))
+
+    @property
+    def score(self) -> float | None:
+        """The best score so far; None where no state met the objective."""
+        return self.rises[-1][1] if self.rises else None
 
     def see(self, evaluations: int, state: Measurement) -> None:
         """A state that was measured by the last of so many evaluations."""
@@ -37,20 +44,22 @@ class BestSoFar:
                 self.rises.pop()
             self.rises.append((evaluations, score))
 
-    def take(self, episodes: Sequence[Episode], evaluations: int) -> None:
-        """Episodes that were played elsewhere, in the order of their ends.
+    def take(self, episodes: Sequence[Episode], before: int, after: int) -> None:
+        """Episodes that ended elsewhere, in that order, while evaluations were spent.
+
+        What was spent is spread evenly over their steps: probes and episodes that have not ended left no record.
 
         Args:
             episodes: the record.
-            evaluations: what they cost in all: spread evenly over their steps, as probes and episodes that were not
-                finished left no record.
+            before: evaluations spent before.
+            after: evaluations spent since, those before included.
         """
         total = sum(len(episode.actions) for episode in episodes)
         steps = 0
         for episode in episodes:
             for state in episode.states:
                 steps += 1
-                self.see(math.ceil(evaluations * steps / total), state)
+                self.see(before + math.ceil((after - before) * steps / total), state)
 
     @contextmanager
     def watching(self, env: PruningEnv, before: int) -> Iterator[None]:

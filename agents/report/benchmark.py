@@ -34,7 +34,7 @@ class TaskPart:
 
 
 def write_benchmark(config: BenchmarkConfig, rows: Sequence[Row], directory: Path) -> Path:
-    """Write ``table.md``, ``results.csv``, ``accuracy.png`` and ``report.html``.
+    """Write ``table.md``, ``results.csv``, ``accuracy.png``, ``evaluations.png`` and ``report.html``.
 
     Args:
         config: of the benchmark.
@@ -52,6 +52,7 @@ def write_benchmark(config: BenchmarkConfig, rows: Sequence[Row], directory: Pat
     write_text(directory / "table.md", markdown_table(config, rows) + "\n")
     write_text(directory / "results.csv", csv_table(rows))
     save_frontier(config, rows, directory / "accuracy.png")
+    scores.save_scores(config, rows, directory / "evaluations.png")
     page = directory / "report.html"
     write_text(page, _page(config, rows))
     return page

@@ -19,6 +19,7 @@ from agents.cli.main import parse
 from agents.report.benchmark import write_benchmark
 from agents.report.frontier import save_frontier
 from agents.report.palette import assign
+from agents.report.pictures.scores import save_scores
 from agents.report.standings import standings
 from agents.results import Curve, Result
 from agents.statistics import interquartile_mean, probability_of_improvement
@@ -237,6 +238,21 @@ def test_committed_smoke_results_are_complete() -> None:
 
 def sized(label: str, macs: float) -> dict[str, object]:
     return {"task": "digits/convnet", "label": label, "overrides": [f"objective={{kind: budget, macs: {macs}}}"]}
+
+
+def test_what_evaluations_bought_is_drawn_where_it_was_recorded(rows: list[Row], tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.png"
+    save_scores(CONFIG, rows, path)
+    assert not path.exists()
+    heights = []
+    for tasks in ({"digits/convnet"}, {task.name for task in CONFIG.tasks}):
+        recorded = [
+            row(each.task, each.label, each.seed, 0.4, scores=((0, 0.0), (5, 0.3)) if each.task in tasks else None)
+            for each in rows
+        ]
+        save_scores(CONFIG, recorded, path)
+        heights.append(imread(path).shape[0])
+    assert heights[0] < 0.6 * heights[1]  # one panel against two
 
 
 def test_budgets_of_one_network_share_a_panel(tmp_path: Path) -> None:

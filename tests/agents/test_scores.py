@@ -81,14 +81,21 @@ def test_episodes_played_elsewhere_come_first(task: TaskConfig) -> None:
     also = [play(env, policy.act, seed=seed, policy="random") for seed in range(4)]
     steps = sum(len(episode.actions) for episode in also)
     uniform = make_policy("uniform:l1")
-    done = run_policy(env, uniform, "both", seed=0, also=also, spent=Spent(steps, steps))
+    best = BestSoFar(env.objective, env.baseline_accuracy)
+    best.take(also, 0, steps)
+    done = run_policy(env, uniform, "both", seed=0, also=also, spent=Spent(steps, steps, rises=tuple(best.rises)))
     expected = recounted(env.objective, env.baseline_accuracy, [*also, done.episodes[0]])
     assert list(done.result.scores or ()) == expected
-    # Three evaluations per step: probes that left no record.
-    done = run_policy(env, uniform, "probing", seed=0, also=also, spent=Spent(steps, 3 * steps))
-    assert list(done.result.scores or ()) == [
-        (3 * count if count <= steps else count + 2 * steps, score) for count, score in expected
-    ]
+    # After 7 others, three evaluations per step: probes that left no record. In two parts it is the same.
+    best, parts = (BestSoFar(env.objective, env.baseline_accuracy) for _ in range(2))
+    best.take(also, 7, 7 + 3 * steps)
+    first = sum(len(episode.actions) for episode in also[:2])
+    parts.take(also[:2], 7, 7 + 3 * first)
+    again = BestSoFar(env.objective, env.baseline_accuracy, parts.rises)
+    again.take(also[2:], 7 + 3 * first, 7 + 3 * steps)
+    assert best.rises == again.rises
+    assert best.rises == [(7 + 3 * count if count else 0, score) for count, score in expected if count <= steps]
+    assert again.score == best.rises[-1][1]
 
 
 def test_results_of_old_files_have_no_curve(task: TaskConfig) -> None:

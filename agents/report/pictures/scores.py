@@ -1,23 +1,29 @@
 """What evaluations bought: the best score so far against the evaluations spent, policy by policy."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+from matplotlib.lines import Line2D
 
-from agents.benchmark import Row
+from agents.benchmark import BenchmarkConfig, Key, Row
 from agents.benchmark.rows import objective_of, results
 from agents.report.canvas import heading, look, mark, panel, to_svg
 from agents.report.palette import Style
 from agents.report.pictures.parts import Section, style_key
 from agents.report.plotting import Axes, FuncFormatter, NullFormatter
+from agents.report.standings import styles as styles_of
 from agents.report.words import counted, sentence
 from agents.results import Result
 from agents.statistics import interval
 from envs.objectives import Budget, Objective, Tolerance
+from recognizers.files import atomic_path
 
+BANDS = 6
+"""Intervals of more policies would hide each other and the lines."""
 _SEEDS = (
-    ", mean over seeds, with 95 % intervals. A line begins where all seeds have met the objective, and ends where the "
-    "first of them had no evaluations left"
+    ", mean over seeds{bands}. A line begins where all seeds have met the objective, and ends where the first of them "
+    "had no evaluations left"
 )
 
 
@@ -30,38 +36,97 @@ def section(task: str, rows: Sequence[Row], styles: Mapping[str, Style], number:
         styles: of its policies by label; drawn in this order.
         number: of the task, for names that are unique within the page.
     """
-    found = {key: result for key, result in results(rows).items() if key.task == task and result.scores}
+    found = with_scores(task, rows)
     if not found:
         return None
-    objective = objective_of(next(iter(found.values())))
-    drawn = []
+    bands = len({key.label for key in found}) <= BANDS
     with look():
         figure, (axes,) = panel(330, width=640)
-        for label, style in styles.items():
-            mine = [result for key, result in found.items() if key.label == label and objective_of(result) == objective]
-            if mine and _draw(axes, mine, objective, style):
-                drawn.append(label)
-        if drawn:
-            # The bands of a few seeds would dwarf the lines.
-            means = np.concatenate([np.asarray(line.get_ydata()) for line in axes.get_lines()])
-            margin = 0.08 * max(np.ptp(means), 1e-6)
-            axes.set_ylim(means.min() - margin, means.max() + margin)
-        axes.set_xscale("log")
-        axes.set_xlim(left=1)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("Evaluations spent (steps and probes), logarithmic")
-        heading(axes, _title(objective))
+        drawn = draw(axes, found, styles, bands=bands)
         picture = to_svg(figure, f"scores-{number}", f"Best score so far against evaluations spent, {task}")
+    several = _SEEDS.format(bands=", with 95 % intervals" if bands else "")
     return Section(
         name=f"scores-{number}",
         title=f"{task}: what evaluations bought",
-        text=f"The best state so far by the reward split{_SEEDS if len({key.seed for key in found}) > 1 else ''}. "
-        "Evaluations of a controller's training are spread evenly over its episodes.",
+        text=f"The best state so far by the reward split{several if len({key.seed for key in found}) > 1 else ''}. "
+        "Evaluations of an iteration of a controller's training are spread evenly over the episodes that end in it.",
         legend=tuple(style_key(label, styles[label]) for label in drawn),
         panels=(picture,),
         wide=True,
     )
+
+
+def save_scores(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> None:
+    """Write a PNG with a panel per task, without intervals; nothing where no run recorded its scores.
+
+    Args:
+        config: of the benchmark.
+        rows: its finished runs.
+        path: where to.
+
+    Raises:
+        FileError: the picture cannot be written.
+    """
+    of_task = {task.name: found for task in config.tasks if (found := with_scores(task.name, rows))}
+    if not of_task:
+        return
+    appearance = styles_of(entry.name for entry in config.policies)
+    with look(), atomic_path(path) as temporary:
+        count = len(of_task)
+        figure, panels = panel(68 + 392 * count + 76 * (count - 1), width=760, right=190, rows=count, gap=76)
+        figure.set_facecolor("white")
+        for axes, (name, found) in zip(panels, of_task.items(), strict=True):
+            drawn = draw(axes, found, appearance, bands=False, suffix=f" ({name})" if len(config.tasks) > 1 else "")
+            axes.legend(
+                [_key(appearance[label]) for label in drawn],
+                drawn,
+                loc="center left",
+                bbox_to_anchor=(1.02, 0.5),
+                frameon=False,
+                handlelength=3,
+            )
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None}, bbox_inches="tight")
+
+
+def with_scores(task: str, rows: Sequence[Row]) -> dict[Key, Result]:
+    """The runs of a task that recorded their best scores so far."""
+    return {key: result for key, result in results(rows).items() if key.task == task and result.scores}
+
+
+def _key(style: Style) -> Line2D:
+    return Line2D([], [], color=style.colour, linestyle=style.line, marker=style.marker, markersize=8, **style.face)
+
+
+def draw(
+    axes: Axes, found: Mapping[Key, Result], styles: Mapping[str, Style], *, bands: bool, suffix: str = ""
+) -> list[str]:
+    """Draw all policies of a task; returns the labels of those whose runs have a stretch in common.
+
+    Args:
+        axes: where.
+        found: runs of one task.
+        styles: of the policies by label, in order.
+        bands: whether intervals are drawn, too.
+        suffix: of the heading.
+    """
+    objective = objective_of(next(iter(found.values())))
+    drawn = []
+    for label, style in styles.items():
+        mine = [result for key, result in found.items() if key.label == label and objective_of(result) == objective]
+        if mine and _draw(axes, mine, objective, style, bands=bands):
+            drawn.append(label)
+    if drawn:
+        # The bands of a few seeds would dwarf the lines.
+        means = np.concatenate([np.asarray(line.get_ydata()) for line in axes.get_lines()])
+        margin = 0.08 * max(np.ptp(means), 1e-6)
+        axes.set_ylim(means.min() - margin, means.max() + margin)
+    axes.set_xscale("log")
+    axes.set_xlim(left=1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("Evaluations spent (steps and probes), logarithmic")
+    heading(axes, _title(objective) + suffix)
+    return drawn
 
 
 def mean_of_steps(
@@ -90,14 +155,14 @@ def mean_of_steps(
     return grid, np.array(mean), np.array(half)
 
 
-def _draw(axes: Axes, mine: Sequence[Result], objective: Objective, style: Style) -> bool:
+def _draw(axes: Axes, mine: Sequence[Result], objective: Objective, style: Style, *, bands: bool) -> bool:
     """Draw a policy; false where its runs have no stretch in common."""
     curves = [[(x, _shown(score, result, objective)) for x, score in result.scores or ()] for result in mine]
     x, mean, half = mean_of_steps(curves, [result.evaluations for result in mine])
     if not len(x):
         return False
     axes.plot(x, mean, color=style.colour, linestyle=style.line, drawstyle="steps-post")
-    if len(mine) > 1:
+    if bands and len(mine) > 1:
         axes.fill_between(x, mean - half, mean + half, step="post", color=style.colour, alpha=0.13, linewidth=0)
     mark(axes, x[-1], mean[-1], style)
     return True
