@@ -238,7 +238,7 @@ class Tied(nn.Module):
 def test_tied_weights_stay_tied(runner: Any, task: TaskConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     baseline = PruningEnv(task).recognizer.baseline
     blueprint = Blueprint("tied", 10, 1)
-    monkeypatch.setitem(registry._architectures, "tied", Tied)
+    monkeypatch.setitem(registry._ARCHITECTURES._entries, "tied", Tied)
     tied = Baseline(blueprint.create(), baseline.splits, baseline.normalization, batch_size=1024, blueprint=blueprint)
     publication = Publication(Recognizer(tied), to_runners=True)
     try:
