@@ -101,8 +101,4 @@ def probeable(env: PruningEnv) -> DiscreteActions:
 
 def most_efficient(env: PruningEnv, actions: np.ndarray) -> Action:
     """Probe valid actions, ``[k]``; the best by the objective's efficiency, the first of equals."""
-    best = max(
-        env.probe(actions.tolist()),
-        key=lambda probe: env.objective.efficiency(env.measurement, probe.measurement, env.baseline_accuracy),
-    )
-    return best.action
+    return max(env.probe(actions.tolist()), key=lambda probe: probe.efficiency).action

@@ -42,12 +42,8 @@ class EpisodeSearch(ABC):
         self.episodes = []
         self._begin(env)
         while self._left(env):
-            choose, seed = self._chooser(), self._seed + len(self.episodes)
-
-            def choose_or_stop(observation: Observation, info: dict[str, Any], choose: Any = choose) -> Action | Stop:
-                return choose(observation, info) if self._left(env) else Stop.STOP
-
-            episode = play(env, choose_or_stop, seed=seed, policy=self.name, phase="training")
+            choose, seed = self._within_budget(env, self._chooser()), self._seed + len(self.episodes)
+            episode = play(env, choose, seed=seed, policy=self.name, phase="training")
             self.episodes.append(episode)
             self._take(episode)
         self._plan = [env.actions.recall(action) for action in best_of(self.episodes).actions]
@@ -55,6 +51,12 @@ class EpisodeSearch(ABC):
     def act(self, observation: Observation, info: dict[str, Any]) -> Action:
         """Play the best episode again; where a random recovery lets it last longer, go on at random."""
         return self._plan.pop(0) if self._plan else self._random.act(observation, info)
+
+    def _within_budget(
+        self, env: PruningEnv, choose: Callable[[Observation, dict[str, Any]], Action]
+    ) -> Callable[[Observation, dict[str, Any]], Action | Stop]:
+        """The same, but stop where no evaluations are left."""
+        return lambda observation, info: choose(observation, info) if self._left(env) else Stop.STOP
 
     def _left(self, env: PruningEnv) -> int:
         """Evaluations that may still be spent."""

@@ -40,6 +40,7 @@ def plan(config: BenchmarkConfig, directory: Path, finished: Sequence[Row]) -> l
     done = {row.key for row in finished if row.result is not None}
     for entry in config.policies:
         check_policy(entry.policy)
+    controllers = {entry.name: _controller(entry) for entry in config.policies}
     jobs = []
     for key in config.runs():
         if key in done:
@@ -49,7 +50,7 @@ def plan(config: BenchmarkConfig, directory: Path, finished: Sequence[Row]) -> l
         entry, run = config.entry(key.label), _run_directory(directory, key)
         trainer = _trainer(key, entry)
         policy = entry.policy if trainer is None else f"{TRAIN}:{_run_directory(directory, trainer)}"
-        jobs.append(Job(key, entry, policy, task, base, run, config.time_limit, _controller(entry)))
+        jobs.append(Job(key, entry, policy, task, base, run, config.time_limit, controllers[key.label]))
     return jobs
 
 

@@ -3,15 +3,18 @@
 import html
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.artist import Artist
 
 from agents.report.palette import AXIS, GRID, INK, MUTED, Style, with_variables
 from agents.report.plotting import Axes, Figure, MaxNLocator, rc_context, rcdefaults, rcParams
+from recognizers.files import atomic_path
 
 PANEL_WIDTH = 410.0
 """Width of a panel in its own pixels. Narrow, so that text stays readable where a phone shrinks it."""
@@ -76,6 +79,27 @@ def panel(
         for row in range(rows)
     ]  # fmt: skip
     return figure, axes
+
+
+@contextmanager
+def picture_of_panels(path: Path, count: int) -> Iterator[list[Axes]]:
+    """A PNG with so many panels one above the other, and room for a legend beside each; written at the end.
+
+    Raises:
+        FileError: the picture cannot be written.
+    """
+    with look(), atomic_path(path) as temporary:
+        figure, panels = panel(68 + 392 * count + 76 * (count - 1), width=760, right=190, rows=count, gap=76)
+        figure.set_facecolor("white")
+        yield panels
+        # Tight: names of lines may be longer than the margin.
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None}, bbox_inches="tight")
+
+
+def legend_beside(axes: Axes, lines: Mapping[str, Artist] | None = None) -> None:
+    """A legend to the right of the axes: of what was drawn with a label, or of ``lines`` by name."""
+    named = {} if lines is None else {"handles": [*lines.values()], "labels": [*lines]}
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=3, **named)
 
 
 def heading(axes: Axes, text: str) -> None:

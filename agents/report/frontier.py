@@ -9,7 +9,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from agents.benchmark import BenchmarkConfig, Key, Row, TaskEntry
 from agents.benchmark.rows import results
-from agents.report.canvas import heading, look, panel
+from agents.report.canvas import heading, legend_beside, picture_of_panels
 from agents.report.palette import MUTED, Style
 from agents.report.plotting import Axes
 from agents.report.standings import styles
@@ -18,7 +18,6 @@ from agents.results import Result
 from agents.statistics import interval
 from envs.objectives import Objective
 from recognizers.costs import Measure
-from recognizers.files import atomic_path
 
 _STEP = 0.03
 """From one line's points to those of the next, in inches."""
@@ -41,14 +40,9 @@ def save_frontier(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> N
     """
     lines = styles(entry.joined for entry in config.policies)
     groups = _groups(config)
-    count = len(groups)
-    with look(), atomic_path(path) as temporary:
-        figure, panels = panel(68 + 392 * count + 76 * (count - 1), width=760, right=190, rows=count, gap=76)
-        figure.set_facecolor("white")
+    with picture_of_panels(path, len(groups)) as panels:
         for axes, tasks in zip(panels, groups, strict=True):
             _draw(axes, config, tasks, results(rows), lines)
-        # Tight: names of lines may be longer than the margin.
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None}, bbox_inches="tight")
 
 
 def _groups(config: BenchmarkConfig) -> list[list[TaskEntry]]:
@@ -111,7 +105,7 @@ def _draw(
     if baselines:
         axes.axhline(sum(baselines) / len(baselines), color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
     if any(key.task in {task.name for task in tasks} for key in found):
-        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=3)
+        legend_beside(axes)
     name = tasks[0].name if len(tasks) == 1 else tasks[0].task
     heading(axes, f"Test accuracy, % ({name}; dashed: unpruned)")
     axes.set_xlabel(sentence(f"{removed(measure)}, %"))

@@ -30,7 +30,6 @@ from envs.pruning import PruningEnv
 from recognizers.config import WEIGHTS_VARIABLE
 from recognizers.errors import ConfigurationError, FileError, UnknownNameError
 from recognizers.files import read_json, write_json, write_text
-from recognizers.settings import shipped
 from tests.agents.tiny_controller import TINY
 
 SMALL = """
@@ -402,14 +401,6 @@ def test_what_cannot_be_carried_is_refused(home: Path, before: str, after: str, 
     write_text("bad.yaml", CARRIED.replace(before, after))
     with pytest.raises(ConfigurationError, match=message):
         load_benchmark("bad.yaml")
-
-
-@pytest.mark.parametrize("name", shipped("benchmarks"))
-def test_every_name_in_a_shipped_benchmark_exists(name: str, tmp_path: Path) -> None:
-    config = load_benchmark(name)
-    jobs = plan(config, tmp_path, [])
-    assert [job.key for job in jobs] == list(config.runs())
-    assert all(job.task.data.seed == job.key.seed for job in jobs)
 
 
 def test_tables_have_a_line_per_policy_and_paired_differences(config: str) -> None:

@@ -5,26 +5,28 @@ from pathlib import Path
 import pytest
 
 from agents.benchmark import load_benchmark, read_rows
-from agents.benchmark.config import TRAIN
+from agents.benchmark.engine import plan
 from agents.benchmark.rows import read_settings
 from agents.benchmark.table import markdown_table
 from agents.controller import load_controller
-from agents.policy import check_policy
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted(path.parent for path in (ROOT / "configs" / "benchmarks" / "results").glob("*/results.jsonl"))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "benchmarks").glob("*.yaml")))
-def test_it_loads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_name_in_it_exists(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     config = load_benchmark(name)
-    for key in config.runs():
-        config.settings(key)
-    for entry in config.policies:
-        check_policy(entry.policy)
-        if entry.policy == TRAIN:
-            load_controller(entry.controller, entry.overrides)
+    jobs = plan(config, tmp_path, [])
+    assert [job.key for job in jobs] == list(config.runs())
+    assert all(job.task.data.seed == job.key.seed for job in jobs)
+
+
+def test_one_process_is_the_default_but_for_its_processes() -> None:
+    one, default = (load_controller(name).model_dump() for name in ("one_process", "default"))
+    assert one.pop("sampling")["num_env_runners"] == 0 < default.pop("sampling")["num_env_runners"]
+    assert one == default
 
 
 @pytest.mark.parametrize("directory", RESULTS, ids=lambda directory: directory.name)

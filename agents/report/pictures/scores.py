@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from agents.benchmark import BenchmarkConfig, Key, Row
 from agents.benchmark.rows import objective_of, results
-from agents.report.canvas import heading, look, mark, panel, to_svg
+from agents.report.canvas import heading, legend_beside, look, mark, panel, picture_of_panels, to_svg
 from agents.report.palette import Style
 from agents.report.pictures.parts import Section, style_key
 from agents.report.plotting import Axes, FuncFormatter, NullFormatter
@@ -17,7 +17,6 @@ from agents.report.words import counted, sentence
 from agents.results import Result
 from agents.statistics import interval
 from envs.objectives import Budget, Objective, Tolerance
-from recognizers.files import atomic_path
 
 BANDS = 6
 """Intervals of more policies would hide each other and the lines."""
@@ -71,21 +70,10 @@ def save_scores(config: BenchmarkConfig, rows: Sequence[Row], path: Path) -> Non
     if not of_task:
         return
     appearance = styles_of(entry.name for entry in config.policies)
-    with look(), atomic_path(path) as temporary:
-        count = len(of_task)
-        figure, panels = panel(68 + 392 * count + 76 * (count - 1), width=760, right=190, rows=count, gap=76)
-        figure.set_facecolor("white")
+    with picture_of_panels(path, len(of_task)) as panels:
         for axes, (name, found) in zip(panels, of_task.items(), strict=True):
             drawn = draw(axes, found, appearance, bands=False, suffix=f" ({name})" if len(config.tasks) > 1 else "")
-            axes.legend(
-                [_key(appearance[label]) for label in drawn],
-                drawn,
-                loc="center left",
-                bbox_to_anchor=(1.02, 0.5),
-                frameon=False,
-                handlelength=3,
-            )
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None}, bbox_inches="tight")
+            legend_beside(axes, {label: _key(appearance[label]) for label in drawn})
 
 
 def with_scores(task: str, rows: Sequence[Row]) -> dict[Key, Result]:
