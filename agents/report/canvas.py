@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.artist import Artist
 
 from agents.report.palette import AXIS, GRID, INK, MUTED, Style, with_variables
-from agents.report.plotting import Axes, Figure, MaxNLocator, rc_context, rcdefaults, rcParams
+from agents.report.plotting import Artist, Axes, Figure, MaxNLocator, rc_context, rcdefaults, rcParams
 from recognizers.files import atomic_path
 
 PANEL_WIDTH = 410.0

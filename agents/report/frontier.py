@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.transforms import ScaledTranslation
 
 from agents.benchmark import BenchmarkConfig, Key, Row, TaskEntry
 from agents.benchmark.rows import results
 from agents.report.canvas import heading, legend_beside, picture_of_panels
 from agents.report.palette import MUTED, Style
-from agents.report.plotting import Axes
+from agents.report.plotting import Axes, ScaledTranslation
 from agents.report.standings import styles
 from agents.report.words import removed, sentence
 from agents.results import Result

@@ -1,4 +1,4 @@
-"""The parts of matplotlib that reports use, imported so that nothing is written into the home directory."""
+"""The parts of matplotlib that reports use, imported here alone so that nothing is written into the home directory."""
 
 import atexit
 import os
@@ -11,14 +11,17 @@ if "MPLCONFIGDIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
 
 from matplotlib import rc_context, rcdefaults, rcParams
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
 __all__ = [
+    "Artist",
     "Axes",
     "Figure",
     "FuncFormatter",
@@ -27,6 +30,7 @@ __all__ = [
     "NullFormatter",
     "Outline",
     "PathPatch",
+    "ScaledTranslation",
     "rcParams",
     "rc_context",
     "rcdefaults",

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.lines import Line2D
 
 from agents.benchmark import BenchmarkConfig, Key, Row
 from agents.benchmark.rows import objective_of, results
 from agents.report.canvas import heading, legend_beside, look, mark, panel, picture_of_panels, to_svg
 from agents.report.palette import Style
 from agents.report.pictures.parts import Section, style_key
-from agents.report.plotting import Axes, FuncFormatter, NullFormatter
+from agents.report.plotting import Axes, FuncFormatter, Line2D, NullFormatter
 from agents.report.standings import styles as styles_of
 from agents.report.words import counted, sentence
 from agents.results import Result
