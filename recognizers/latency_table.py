@@ -157,7 +157,7 @@ class LatencyModel:
         self._remainder = latencies.remainder
         self.baseline = self(np.ones(table.n_units, dtype=np.int8))
         if not self.baseline > 0:
-            raise ConfigurationError(f"the latency table gives the dense network {self.baseline:.3g} seconds")
+            raise ConfigurationError(f"the latency table gives the complete network {self.baseline:.3g} seconds")
 
     def __call__(self, mask: np.ndarray) -> float:
         """Seconds under ``mask``, ``[n_units]``, 1 kept."""

@@ -52,7 +52,7 @@ class Entry(BaseModel):
     trained_by: Training | None = Field(
         None,
         description=f"for {TRAIN}: train nothing, act with the controller that an earlier entry has trained on an "
-        "earlier task (with network.action_embedding=false)",
+        "earlier task (of other actions: with network.action_embedding=false)",
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the policy's own")
     tasks: tuple[str, ...] | None = Field(None, description="names of the tasks that it runs on; default: all")

@@ -17,7 +17,7 @@ from agents.object_store import Contents, pack, unpack
 from agents.policy import check_policy
 from agents.workbench import keep_latency_table
 from envs.tasks import TaskConfig
-from recognizers.errors import ZeroOutError, in_one_line
+from recognizers.errors import ConfigurationError, ZeroOutError, in_one_line
 from recognizers.preparation import FilterReplacement
 from recognizers.sharing import fingerprint, shared
 
@@ -34,7 +34,8 @@ def plan(config: BenchmarkConfig, directory: Path, finished: Sequence[Row]) -> l
     """The runs that have no result yet, in order.
 
     Raises:
-        ConfigurationError: an unknown policy, or settings that a task or a controller does not have.
+        ConfigurationError: an unknown policy, settings that a task or a controller does not have, or a controller that
+            is to act where it cannot.
         FileError: a latency table cannot be read, or not be copied into the directory.
     """
     done = {row.key for row in finished if row.result is not None}
@@ -49,6 +50,8 @@ def plan(config: BenchmarkConfig, directory: Path, finished: Sequence[Row]) -> l
         base = _base(key, task, directory / "bases")
         entry, run = config.entry(key.label), _run_directory(directory, key)
         trainer = _trainer(key, entry)
+        if trainer is not None:
+            _check_carried(key, task, trainer, config.settings(trainer), controllers[trainer.label])
         policy = entry.policy if trainer is None else f"{TRAIN}:{_run_directory(directory, trainer)}"
         jobs.append(Job(key, entry, policy, task, base, run, config.time_limit, controllers[key.label]))
     return jobs
@@ -65,6 +68,22 @@ def _controller(entry: Entry) -> "R2D2Settings | None":
     from agents.controller import load_controller  # noqa: PLC0415
 
     return load_controller(entry.controller, entry.overrides)
+
+
+def _check_carried(
+    key: Key, task: TaskConfig, trainer: Key, trained_on: TaskConfig, controller: "R2D2Settings | None"
+) -> None:
+    if controller is None or controller.network.transferable or _actions(task) == _actions(trained_on):
+        return
+    raise ConfigurationError(
+        f"{key.label}: {trainer.label} knows the actions of {trainer.task} alone, and those of {key.task} are "
+        "others: train it with network.head=unit and network.action_embedding=false"
+    )
+
+
+def _actions(task: TaskConfig) -> tuple[object, ...]:
+    """What decides which actions there are."""
+    return task.recognizer.architecture, task.recognizer.arguments, task.recognizer.preparation, task.actions
 
 
 def run_benchmark(

@@ -100,7 +100,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _text(latencies: "LatencyTable", out: Path) -> str:
     rows = [
         [
-            "dense" if index == 0 else f"random {index}",
+            "complete" if index == 0 else f"random {index}",
             f"{100 * check.macs:.1f}",
             f"{1e3 * check.measured:.3f}",
             f"{1e3 * check.predicted:.3f}",

@@ -41,6 +41,11 @@ class NetworkSettings(_Section):
         description="carry the LSTM's state from step to step; false: it starts from zeros at each (for comparisons)",
     )
 
+    @property
+    def transferable(self) -> bool:
+        """Whether a controller can be carried to other actions: no parameter belongs to a certain one."""
+        return self.head == "unit" and not self.action_embedding
+
 
 class ReplaySettings(_Section):
     """Prioritised replay of sequences (R2D2, section 2.3)."""

@@ -403,6 +403,16 @@ def test_what_cannot_be_carried_is_refused(home: Path, before: str, after: str, 
         load_benchmark("bad.yaml")
 
 
+@pytest.mark.parametrize("network", [[], ["network.head=flat", "network.action_embedding=false"]])
+def test_a_controller_with_embeddings_is_not_carried_to_other_actions(home: Path, network: list[str]) -> None:
+    content = CARRIED.replace('"network.action_embedding=false", ', "".join(f'"{each}", ' for each in network))
+    write_text("bad.yaml", content)
+    with pytest.raises(ConfigurationError, match="carried: r2d2 knows the actions of small alone"):
+        plan(load_benchmark("bad.yaml"), Path("out"), [])
+    write_text("same.yaml", content.replace("per_layer: 2", "per_layer: 4").replace("per_layer=2", "per_layer=4"))
+    assert len(plan(load_benchmark("same.yaml"), Path("out"), [])) == 2
+
+
 def test_tables_have_a_line_per_policy_and_paired_differences(config: str) -> None:
     loaded, rows = load_benchmark(config), runs(config)
     lines = markdown_table(loaded, rows).splitlines()

@@ -58,7 +58,7 @@ def test_the_command_reports_how_well_the_table_predicts(
     brief = ["--points", "2", "--rounds", "1", "--warmup", "0", "--checks", "2"]
     assert main(["recognizer", "latency", "--out", "t.json", *brief, *flags]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"dense +100\.0 .*\+0\.0\n", out) and "random 2" in out and "table: t.json" in out
+    assert re.search(r"complete +100\.0 .*\+0\.0\n", out) and "random 2" in out and "table: t.json" in out
     assert "exists already" in fails(capsys, "recognizer", "latency", "--out", "t.json", *flags)
     assert "end in .json" in fails(capsys, "recognizer", "latency", "--out", "t.txt", *flags)
     for flag, value in (("--points", "1"), ("--rounds", "0"), ("--batch-size", "0")):

@@ -190,7 +190,7 @@ class TestRefusals:
                 LatencyModel(latencies.model_copy(update={"layers": changed}), *chain, IMAGES, "network")
 
     def test_a_dense_network_that_takes_no_time(self, chain: Pruned, latencies: LatencyTable) -> None:
-        with pytest.raises(ConfigurationError, match="gives the dense network"):
+        with pytest.raises(ConfigurationError, match="gives the complete network"):
             LatencyModel(latencies.model_copy(update={"remainder": -1e9}), *chain, IMAGES, "network")
 
     @pytest.mark.parametrize(
