@@ -29,6 +29,19 @@ def test_one_process_is_the_default_but_for_its_processes() -> None:
     assert one == default
 
 
+def test_guided_lookahead_has_the_default_schedule_counted_in_evaluations() -> None:
+    guided, default = (load_controller(name) for name in ("guided", "default"))
+    cost = guided.lookahead.k + 1  # proposals, and the step
+    for steps, expected in (
+        (guided.replay.warmup, default.replay.warmup),
+        (guided.learning.target_update_steps, default.learning.target_update_steps),
+        (guided.evaluation_interval, default.evaluation_interval),
+        (guided.total_steps, default.total_steps),
+    ):
+        assert steps * cost == expected
+    assert guided.network == default.network and guided.sampling.num_env_runners == 0
+
+
 @pytest.mark.parametrize("directory", RESULTS, ids=lambda directory: directory.name)
 def test_committed_tables_are_those_of_their_rows(directory: Path) -> None:
     config, rows = read_settings(directory / "config.json"), read_rows(directory / "results.jsonl")
