@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from agents.benchmark.config import BenchmarkConfig, table_path
 from agents.benchmark.rows import Row, objective_of
 from agents.selection import Candidate, restore
@@ -17,7 +20,7 @@ from recognizers.masks import weights_sha256
 
 
 def find_weights(places: Iterable[Path]) -> dict[str, Path]:
-    """Weight files by the SHA-256 of what they hold.
+    """Weight files by the SHA-256 of what a network holds that has loaded them.
 
     Args:
         places: files, and folders that are searched with all below them.
@@ -26,7 +29,13 @@ def find_weights(places: Iterable[Path]) -> dict[str, Path]:
         FileError: a file is missing or corrupt.
     """
     paths = [path for place in places for path in (sorted(place.rglob("*.safetensors")) if place.is_dir() else [place])]
-    return {weights_sha256(read_tensors(path)[0]): path for path in paths}
+    return {weights_sha256(_with_counters(read_tensors(path)[0])): path for path in paths}
+
+
+def _with_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With the batch counters that early PyTorch did not save, as loading sets them: to zero."""
+    norms = [name.removesuffix("running_mean") for name in tensors if name.split(".")[-1] == "running_mean"]
+    return {**{f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms}, **tensors}
 
 
 def validate_rows(

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from agents.benchmark import load_benchmark
 from agents.benchmark.engine import run_benchmark
+from agents.benchmark.validation import find_weights
 from agents.cli import main
-from recognizers.files import write_json, write_text
+from agents.workbench import with_weights
+from envs.pruning import PruningEnv
+from envs.tasks import TaskConfig
+from recognizers.files import read_tensors, write_json, write_tensors, write_text
 
 CONFIG = """
 tasks:
@@ -84,6 +89,19 @@ def test_results_of_others_need_their_weights(finished: Path, copy: Path, capsys
     error = refusal(capsys, str(copy))
     assert "random on digits/convnet, seed 0: needs the base weights with SHA-256" in error and "--weights" in error
     assert main(["validate", str(copy), "--weights", str(finished / "bases"), "--limit", "2", "--json"]) == 0
+
+
+def test_weights_of_early_pytorch_are_found(finished: Path, task: TaskConfig, home: Path) -> None:
+    tensors, metadata = read_tensors(next((finished / "bases").rglob("*.safetensors")))
+    counters = [name for name in tensors if name.endswith("num_batches_tracked")]
+    assert counters
+    write_tensors("early.safetensors", {name: tensors[name] for name in tensors.keys() - counters}, metadata)
+    write_tensors("late.safetensors", {**tensors, **{name: torch.tensor(7) for name in counters}}, metadata)
+    found = find_weights([Path("early.safetensors"), Path("late.safetensors")])
+    for path in found.values():
+        env = PruningEnv(with_weights(task, path))
+        assert found[env.recognizer.base_sha256] == path
+    assert len(found) == 2
 
 
 def rewards(row: dict[str, Any]) -> None:

@@ -20,8 +20,8 @@ from envs.objectives import Budget, Objective, Tolerance
 BANDS = 6
 """Intervals of more policies would hide each other and the lines."""
 _SEEDS = (
-    ", mean over seeds{bands}. A line begins where all seeds have met the objective, and ends where the first of them "
-    "had no evaluations left"
+    ", mean over seeds{bands}. A line begins where the last of them meets the objective, and ends where the first has "
+    "no evaluations left; if that comes before, there is only a mark"
 )
 
 
@@ -87,7 +87,7 @@ def _key(style: Style) -> Line2D:
 def draw(
     axes: Axes, found: Mapping[Key, Result], styles: Mapping[str, Style], *, bands: bool, suffix: str = ""
 ) -> list[str]:
-    """Draw all policies of a task; returns the labels of those whose runs have a stretch in common.
+    """Draw all policies of a task; returns the labels of those that are drawn.
 
     Args:
         axes: where.
@@ -100,7 +100,8 @@ def draw(
     drawn = []
     for label, style in styles.items():
         mine = [result for key, result in found.items() if key.label == label and objective_of(result) == objective]
-        if mine and _draw(axes, mine, objective, style, bands=bands):
+        if mine:
+            _draw(axes, mine, objective, style, bands=bands)
             drawn.append(label)
     if drawn:
         # The bands of a few seeds would dwarf the lines.
@@ -126,12 +127,11 @@ def mean_of_steps(
         ends: of each curve.
 
     Returns:
-        Where any curve rises, from 1 and where all have begun to where the first ends, that end included; mean and
-        half width there; each ``[P]``, empty where the first ends before the last begins.
+        Where any curve rises, from 1 and where all have begun to where the first ends, that end included; only the
+        former where the first ends before the last begins. Mean and half width there; each ``[P]``.
     """
-    start, end = max([1.0, *(curve[0][0] for curve in curves)]), min(ends)
-    if start > end:
-        return np.empty(0), np.empty(0), np.empty(0)
+    start = max([1.0, *(float(curve[0][0]) for curve in curves)])
+    end = max(start, min(ends))
     places = {float(x) for curve in curves for x, _ in curve if start < x < end}
     grid = np.array(sorted({start, end} | places))
     values = []
@@ -142,17 +142,13 @@ def mean_of_steps(
     return grid, np.array(mean), np.array(half)
 
 
-def _draw(axes: Axes, mine: Sequence[Result], objective: Objective, style: Style, *, bands: bool) -> bool:
-    """Draw a policy; false where its runs have no stretch in common."""
+def _draw(axes: Axes, mine: Sequence[Result], objective: Objective, style: Style, *, bands: bool) -> None:
     curves = [[(x, _shown(score, result, objective)) for x, score in result.scores or ()] for result in mine]
     x, mean, half = mean_of_steps(curves, [result.evaluations for result in mine])
-    if not len(x):
-        return False
     axes.plot(x, mean, color=style.colour, linestyle=style.line, drawstyle="steps-post")
     if bands and len(mine) > 1:
         axes.fill_between(x, mean - half, mean + half, step="post", color=style.colour, alpha=0.13, linewidth=0)
     mark(axes, x[-1], mean[-1], style)
-    return True
 
 
 def _shown(score: float, result: Result, objective: Objective) -> float:
