@@ -20,7 +20,7 @@ from recognizers.masks import weights_sha256
 
 
 def find_weights(places: Iterable[Path]) -> dict[str, Path]:
-    """Weight files by the SHA-256 of what a network holds that has loaded them.
+    """Weight files by the SHA-256 of what they hold, and of what a network holds that has loaded them.
 
     Args:
         places: files, and folders that are searched with all below them.
@@ -29,7 +29,11 @@ def find_weights(places: Iterable[Path]) -> dict[str, Path]:
         FileError: a file is missing or corrupt.
     """
     paths = [path for place in places for path in (sorted(place.rglob("*.safetensors")) if place.is_dir() else [place])]
-    return {weights_sha256(_with_counters(read_tensors(path)[0])): path for path in paths}
+    found: dict[str, Path] = {}
+    for path in paths:
+        tensors, _ = read_tensors(path)
+        found |= {weights_sha256(state): path for state in (tensors, _with_counters(tensors))}
+    return found
 
 
 def _with_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from agents.workbench import with_weights
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig
 from recognizers.files import read_tensors, write_json, write_tensors, write_text
+from recognizers.masks import weights_sha256
 
 CONFIG = """
 tasks:
@@ -98,10 +99,10 @@ def test_weights_of_early_pytorch_are_found(finished: Path, task: TaskConfig, ho
     write_tensors("early.safetensors", {name: tensors[name] for name in tensors.keys() - counters}, metadata)
     write_tensors("late.safetensors", {**tensors, **{name: torch.tensor(7) for name in counters}}, metadata)
     found = find_weights([Path("early.safetensors"), Path("late.safetensors")])
-    for path in found.values():
-        env = PruningEnv(with_weights(task, path))
-        assert found[env.recognizer.base_sha256] == path
-    assert len(found) == 2
+    for path in ("early.safetensors", "late.safetensors"):
+        env = PruningEnv(with_weights(task, Path(path)))
+        assert found[env.recognizer.base_sha256] == found[weights_sha256(read_tensors(path)[0])] == Path(path)
+    assert len(found) == 3  # the early one by two names
 
 
 def rewards(row: dict[str, Any]) -> None:

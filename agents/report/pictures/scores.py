@@ -127,8 +127,8 @@ def mean_of_steps(
         ends: of each curve.
 
     Returns:
-        Where any curve rises, from 1 and where all have begun to where the first ends, that end included; only the
-        former where the first ends before the last begins. Mean and half width there; each ``[P]``.
+        Where any curve rises, from 1 and where all have begun to where the first ends, both included; only where all
+        have begun if the first ends before. Mean and half width there; each ``[P]``.
     """
     start = max([1.0, *(float(curve[0][0]) for curve in curves)])
     end = max(start, min(ends))
