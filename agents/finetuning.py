@@ -34,7 +34,7 @@ def finetune(
         recognizer.splits,
         recognizer.normalization,
         config,
-        teacher=recognizer.baseline.network,
+        teacher=recognizer.baseline.teacher(recognizer.mask),
         device=recognizer.device,
         progress=progress,
         checkpoint=checkpoint,

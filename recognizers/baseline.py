@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from recognizers.blueprint import Blueprint
-from recognizers.compaction import make_plain
+from recognizers.compaction import kept_channels, make_plain
 from recognizers.costs import Cost, CostModel, count_cost
 from recognizers.data import Examples, Normalization, Splits
 from recognizers.dependency import build_unit_table
@@ -28,8 +28,8 @@ from recognizers.preparation import Provenance
 from recognizers.reconstruction.consumers import Consumer, consumers
 from recognizers.reconstruction.recipe import Recipe
 from recognizers.recovery import Recovery, calibration_batches
-from recognizers.training import EpochRecord
-from recognizers.units import UnitTable
+from recognizers.training import EpochRecord, Teacher
+from recognizers.units import Slot, UnitTable, is_depthwise
 
 Split = Literal["train", "reward", "selection", "test"]
 
@@ -151,6 +151,15 @@ class Baseline:
             return self.splits.train.images[torch.from_numpy(chosen)]
 
         return self._prepared(f"calibration {count}", choose)
+
+    def teacher(self, mask: np.ndarray | None = None) -> Teacher:
+        """The network as a teacher of its compact network under ``mask`` (``[n_units]``, 1 kept; None: all kept)."""
+        mask = np.ones(self.table.n_units, dtype=np.int8) if mask is None else mask
+        kept = []
+        for stage in self.stages[1:]:
+            out_kept, in_kept = kept_channels(self.table.slots.get(stage.first, Slot()), mask)
+            kept.append(out_kept if is_depthwise(self.network.get_submodule(stage.first)) else in_kept)
+        return Teacher(self.network, self.stages, kept)
 
     def consumers(self, recipe: Recipe) -> list[Consumer]:
         """What the layers that read units see in the network, on the recipe's images; gathered once."""

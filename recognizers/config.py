@@ -111,8 +111,11 @@ class RecognizerConfig(BaseModel):
     def _check_start(self) -> "RecognizerConfig":
         if self.start == "untrained" and isinstance(self.preparation, FilterReplacement):
             raise ValueError("preparation 'replace' copies what filters have learned: start must be 'trained'")
-        if self.start == "untrained" and self.finetuning.distillation:
-            raise ValueError("finetuning.distillation needs a trained network to learn from: start must be 'trained'")
+        if self.start == "untrained" and self.finetuning.learns:
+            raise ValueError(
+                "finetuning.distillation and finetuning.hints need a trained network to learn from: "
+                "start must be 'trained'"
+            )
         return self
 
 

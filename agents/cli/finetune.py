@@ -10,7 +10,8 @@ from agents.cli.output import note, table
 SCHEDULE = {
     "epochs": (int, "passes over the training images"),
     "batch_size": (int, "images per step"),
-    "learning_rate": (float, "peak step size of SGD"),
+    "optimizer": (str, "sgd or adamw"),
+    "learning_rate": (float, "peak step size"),
     "schedule": (str, "of the learning rate: cosine, constant or step"),
     "milestones": (str, "step: epochs that divide the learning rate by 10, e.g. 30,60"),
     "warmup_epochs": (float, "epochs in which the learning rate rises to its peak"),
@@ -19,8 +20,10 @@ SCHEDULE = {
     "label_smoothing": (float, "share of the target spread over all classes"),
     "distillation": (float, "share of the loss that is the divergence from the unpruned network's outputs"),
     "temperature": (float, "that softens both outputs for distillation"),
+    "hints": (float, "weight of the differences of feature maps from the unpruned network's"),
     "precision": (str, "auto, float32 or bfloat16"),
     "padding": (int, "augment by crops from a frame of so many zero pixels"),
+    "mixup": (float, "augment by mixing pairs of images, shares drawn from Beta(X, X)"),
 }
 SWITCHES = {"nesterov": "Nesterov's form of momentum", "flip": "augment by left-right flips"}
 """Settings of the task's section ``recognizer.finetuning``, each with a flag of its own."""

@@ -3,11 +3,12 @@
 from recognizers.data.dataset import Dataset
 from recognizers.data.sources import dataset_files, load_dataset
 from recognizers.data.splits import Examples, Splits, split, stratified_choice
-from recognizers.data.transforms import Normalization, augment
+from recognizers.data.transforms import Mixing, Normalization, augment
 
 __all__ = [
     "Dataset",
     "Examples",
+    "Mixing",
     "Normalization",
     "Splits",
     "augment",

@@ -1,4 +1,4 @@
-"""What happens to a batch of images before the network sees it: augmentation, then normalisation."""
+"""What happens to a batch of images before the network sees it: augmentation, normalisation, mixing."""
 
 from dataclasses import dataclass
 
@@ -80,3 +80,33 @@ def augment(images: torch.Tensor, *, flip: bool, padding: int, generator: torch.
     pixels = rows.unsqueeze(2) * (width + 2 * padding) + columns.unsqueeze(1)  # [N, H, W]
     index = pixels.view(count, 1, -1).expand(-1, channels, -1)
     return padded.flatten(2).gather(2, index).view(images.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """Mixup: each example of a batch is mixed with another one (Zhang et al. 2018, "mixup", eq. 1 and 2).
+
+    Attributes:
+        share: of each example in its mixture, 0.5..1; the rest is its partner's.
+        partners: of each example, int64 [N].
+    """
+
+    share: float
+    partners: torch.Tensor
+
+    @classmethod
+    def draw(cls, count: int, strength: float, device: torch.device) -> "Mixing":
+        """Draw a mixing of ``count`` examples from torch's global random state of the CPU.
+
+        Args:
+            count: examples, N.
+            strength: the share is drawn from Beta(strength, strength).
+            device: of the examples.
+        """
+        share = float(torch.distributions.Beta(strength, strength).sample())
+        # The same mixtures as with 1 - share and partners changed about; so an example's own label is the main one.
+        return cls(max(share, 1 - share), torch.randperm(count).to(device))
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """Mix values of the examples, floats [N, ...]: inputs, or probabilities of the classes."""
+        return values.lerp(values[self.partners], 1 - self.share)

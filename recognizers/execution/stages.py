@@ -36,6 +36,12 @@ class Stage:
     outputs: int
     widest: int
 
+    @property
+    def first(self) -> str:
+        """Path of the convolution or linear layer that a stage of a graph, if not the network's first, begins with."""
+        assert self.graph is not None
+        return next(str(node.target) for node in self.graph.nodes if node.op == "call_module")
+
     def module(self, network: nn.Module) -> nn.Module:
         """The stage as a module that calls the modules of ``network``."""
         return network if self.graph is None else fx.GraphModule(network, self.graph)

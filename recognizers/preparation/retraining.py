@@ -26,7 +26,7 @@ def replace_filters(
 ) -> Baseline:
     """A baseline whose least important filters were replaced, and which was retrained.
 
-    Where the settings ask for distillation, the network before the replacement is the teacher.
+    Where the settings ask for distillation or hints, the network before the replacement is the teacher.
 
     Args:
         baseline: the trained network; left unchanged.
@@ -53,7 +53,7 @@ def replace_filters(
         baseline.splits,
         baseline.normalization,
         settings.training,
-        teacher=baseline.network,
+        teacher=baseline.teacher(),
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,

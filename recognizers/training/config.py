@@ -10,19 +10,25 @@ from recognizers.evaluation import Precision
 
 
 class TrainingConfig(BaseModel):
-    """How to train a network by SGD. The defaults train `convnet` on digits in seconds."""
+    """How to train a network. The defaults train `convnet` on digits in seconds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(30, ge=1, description="passes over the training images")
     batch_size: int = Field(64, ge=2, description="images per step; an incomplete last batch is left out")
-    learning_rate: float = Field(
-        0.05, gt=0, allow_inf_nan=False, description="peak step size of SGD (He et al. 2016: 0.1 at 128 images)"
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "sgd", description="SGD with momentum, or AdamW (Loshchilov & Hutter 2019), which wants smaller learning rates"
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="share of the previous update kept (He et al. 2016: 0.9)")
-    nesterov: bool = Field(True, description="Nesterov's form of momentum (Sutskever et al. 2013)")
+    learning_rate: float = Field(
+        0.05, gt=0, allow_inf_nan=False, description="peak step size (He et al. 2016: 0.1 at 128 images, by SGD)"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: share of the previous update kept (He et al. 2016: 0.9)")
+    nesterov: bool = Field(True, description="sgd: Nesterov's form of momentum (Sutskever et al. 2013)")
     weight_decay: float = Field(
-        5e-4, ge=0, allow_inf_nan=False, description="L2 penalty on all parameters (Zagoruyko & Komodakis 2016: 5e-4)"
+        5e-4,
+        ge=0,
+        allow_inf_nan=False,
+        description="L2 penalty on all parameters (Zagoruyko & Komodakis 2016: 5e-4); adamw: decoupled",
     )
     schedule: Literal["cosine", "constant", "step"] = Field(
         "cosine",
@@ -46,9 +52,23 @@ class TrainingConfig(BaseModel):
         "(Hinton et al. 2015); for fine-tuning only",
     )
     temperature: float = Field(4.0, gt=0, description="that soften both outputs for distillation (Hinton et al. 2015)")
+    hints: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight of the squared differences of feature maps from those of the unpruned network, relative to "
+        "the latter's, on average over the network's stages (Romero et al. 2015); for fine-tuning only",
+    )
     flip: bool = Field(False, description="augment by left-right flips (He et al. 2016: on for CIFAR; off for digits)")
     padding: int = Field(
         1, ge=0, description="augment by crops from a frame of this many zero pixels (He et al. 2016: 4 for CIFAR)"
+    )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="augment by mixing pairs of images, with shares drawn from Beta(mixup, mixup) (Zhang et al. 2018: "
+        "0.1 to 0.4; with distillation 1 does well, Beyer et al. 2022); 0 for none",
     )
     precision: Precision = Field(
         "auto", description="of the forward and backward passes; auto is bfloat16 where the hardware gains by it"
@@ -67,6 +87,11 @@ class TrainingConfig(BaseModel):
             raise ValueError("nesterov needs a momentum above 0")
         return self
 
+    @property
+    def learns(self) -> bool:
+        """Whether there has to be a network to learn from."""
+        return self.distillation > 0 or self.hints > 0
+
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0 over the whole training."""
         warmup = round(self.warmup_epochs * steps_per_epoch)
@@ -84,4 +109,4 @@ class RetrainingConfig(TrainingConfig):
     """How to go on training a network that is trained already: shorter, in smaller steps."""
 
     epochs: int = Field(10, ge=1, description="passes over the training images")
-    learning_rate: float = Field(0.02, gt=0, allow_inf_nan=False, description="peak step size of SGD")
+    learning_rate: float = Field(0.02, gt=0, allow_inf_nan=False, description="peak step size")

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from recognizers.data import Examples, Normalization, Splits, augment
+from recognizers.data import Examples, Mixing, Normalization, Splits, augment
 from recognizers.errors import ConfigurationError
 from recognizers.evaluation import Precision, accuracy, autocast, network_device, predict, to_inputs, training_mode
 from recognizers.execution.wide_norm import wide_norms
 from recognizers.training.config import TrainingConfig
+from recognizers.training.distillation import Lesson, Teacher, run_chain
 from recognizers.training.state import EpochRecord, TrainingState
 
 
@@ -44,7 +45,7 @@ def train(
     normalization: Normalization,
     config: TrainingConfig,
     *,
-    teacher: nn.Module | None = None,
+    teacher: Teacher | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
     checkpoint: Path | None = None,
@@ -60,7 +61,7 @@ def train(
         splits: only ``train`` and ``selection`` are looked at.
         normalization: of the images.
         config: the settings.
-        teacher: whose outputs to come close to, where the settings ask for distillation; left unchanged.
+        teacher: to come close to, where the settings ask for distillation or hints; left unchanged.
         device: where to train; the network is moved there. By default where the network is.
         progress: show a progress bar on standard error.
         checkpoint: file written after every epoch, atomically.
@@ -69,13 +70,14 @@ def train(
 
     Raises:
         ConfigurationError: the training diverged, ``checkpoint`` was written under other settings, or the settings ask
-            for a teacher and there is none.
+            for a teacher and there is none, or for hints that it cannot give.
         FileError: ``checkpoint`` cannot be written, is corrupt, or is of another network.
     """
-    if config.distillation and teacher is None:
-        raise ConfigurationError("distillation needs a network to learn from: it belongs to fine-tuning")
+    if config.learns and teacher is None:
+        raise ConfigurationError("distillation and hints need a network to learn from: they belong to fine-tuning")
     device = network_device(network) if device is None else torch.device(device)
     network.to(device)
+    lesson = Lesson(teacher, network, config) if teacher and config.learns else None
     examples, held_out = splits.train.to(device), splits.selection.to(device)
     steps = max(1, len(examples.labels) // config.batch_size)
     randomness = torch.random.fork_rng([device] if device.type == "cuda" else [])
@@ -83,13 +85,7 @@ def train(
         torch.manual_seed(config.seed)
         state = TrainingState(
             network,
-            torch.optim.SGD(
-                network.parameters(),
-                lr=config.learning_rate,
-                momentum=config.momentum,
-                nesterov=config.nesterov,
-                weight_decay=config.weight_decay,
-            ),
+            _optimizer(network, config),
             torch.Generator().manual_seed(config.seed),
             device,
         )
@@ -101,7 +97,7 @@ def train(
         ) as bar:
             for _ in range(first, config.epochs):
                 record = _train_epoch(
-                    state, examples, held_out, normalization=normalization, config=config, teacher=teacher, bar=bar
+                    state, examples, held_out, normalization=normalization, config=config, lesson=lesson, bar=bar
                 )
                 state.add(record)
                 if checkpoint is not None:
@@ -172,7 +168,7 @@ def _train_epoch(
     *,
     normalization: Normalization,
     config: TrainingConfig,
-    teacher: nn.Module | None,
+    lesson: Lesson | None,
     bar: "tqdm[Never]",
 ) -> EpochRecord:
     """Do one epoch and measure it."""
@@ -203,9 +199,8 @@ def _train_epoch(
             normalization=normalization,
             precision=config.precision,
             label_smoothing=config.label_smoothing,
-            teacher=teacher if config.distillation else None,
-            distillation=config.distillation,
-            temperature=config.temperature,
+            mixup=config.mixup,
+            lesson=lesson,
         )
         loss += batch_loss * len(index)
         correct += (logits.argmax(1) == batch.labels).sum()
@@ -239,40 +234,37 @@ def _step(
     normalization: Normalization,
     precision: Precision,
     label_smoothing: float = 0.0,
-    teacher: nn.Module | None = None,
-    distillation: float = 0.0,
-    temperature: float = 1.0,
+    mixup: float = 0.0,
+    lesson: Lesson | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Do one step of SGD; return the loss [] and the logits [N, classes], both detached."""
+    """Do one step of the optimizer; return the loss [] and the logits [N, classes], both detached."""
     inputs = to_inputs(batch.images, normalization, precision)
+    mixing = Mixing.draw(len(inputs), mixup, inputs.device) if mixup else None
+    if mixing:
+        inputs = mixing(inputs)
     with autocast(precision, batch.images.device):
-        logits = network(inputs)
-    loss = nn.functional.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
-    if teacher is not None:
-        with training_mode(teacher, False), torch.no_grad(), autocast(precision, batch.images.device):
-            wanted = teacher(inputs)
-        soft = distillation_loss(logits.float(), wanted.float(), temperature)
-        loss = (1 - distillation) * loss + distillation * soft
+        outputs = run_chain(lesson.chain if lesson else [network], inputs)
+    logits = outputs[-1]
+    labels = mixing(nn.functional.one_hot(batch.labels, logits.shape[1]).float()) if mixing else batch.labels
+    loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    if lesson:
+        loss = lesson(inputs, outputs, loss)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.detach(), logits.detach()
 
 
-def distillation_loss(logits: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Divergence of softened outputs from those of a teacher (Hinton et al. 2015, "Distilling the knowledge").
-
-    Args:
-        logits: [N, classes].
-        wanted: of the teacher, [N, classes].
-        temperature: both are divided by it; the result is multiplied by its square, so that gradients keep their size.
-
-    Returns:
-        The mean Kullback-Leibler divergence in nats, times the squared temperature.
-    """
-    student = nn.functional.log_softmax(logits / temperature, 1)
-    target = nn.functional.log_softmax(wanted / temperature, 1)
-    return temperature**2 * nn.functional.kl_div(student, target, reduction="batchmean", log_target=True)
+def _optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
 
 
 def _draw(

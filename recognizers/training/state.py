@@ -38,7 +38,7 @@ class EpochRecord:
     Attributes:
         epoch: counted from 1.
         loss: mean training loss in nats.
-        train_accuracy: 0..1, on the augmented images as they passed by.
+        train_accuracy: 0..1, on the augmented images as they passed by; of mixtures, by the main label.
         held_out_accuracy: 0..1, on the selection split after the epoch.
         learning_rate: of the last step.
         seconds: wall time, evaluation included.

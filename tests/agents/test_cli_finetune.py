@@ -34,6 +34,7 @@ def test_flags_reach_the_settings_and_explicit_settings_win(
 ) -> None:
     flags = ["--schedule", "step", "--milestones", "1,2", "--learning-rate", "0.03", "--label-smoothing", "0.1"]
     flags += ["--distillation", "0.5", "--temperature", "2", "--no-nesterov", "--flip", "--seed", "4"]
+    flags += ["--optimizer", "adamw", "--hints", "2", "--mixup", "0.3"]
     own = "recognizer.finetuning.padding=0"
     assert call(capsys, "finetune", str(pruned), "--out", "o", "--json", *SHORT, *flags, "--padding", "3", own)[0] == 0
     settings = RunDirectory(Path("o")).read_settings().task.recognizer.finetuning
@@ -45,8 +46,11 @@ def test_flags_reach_the_settings_and_explicit_settings_win(
         milestones=(1, 2),
         learning_rate=0.03,
         label_smoothing=0.1,
+        optimizer="adamw",
         distillation=0.5,
         temperature=2,
+        hints=2,
+        mixup=0.3,
         nesterov=False,
         flip=True,
         padding=0,

@@ -14,6 +14,7 @@ from PIL import Image
 from recognizers import data
 from recognizers.data import (
     Dataset,
+    Mixing,
     Normalization,
     Splits,
     augment,
@@ -437,3 +438,32 @@ class TestAugment:
         images = torch.tensor([1, 0], dtype=torch.uint8).view(1, 1, 1, 2).repeat(2000, 1, 1, 1)
         out = augment(images, flip=True, padding=0, generator=torch.Generator().manual_seed(0))
         assert 900 < int(out[:, 0, 0, 1].sum()) < 1100
+
+
+class TestMixing:
+    def test_by_hand(self) -> None:
+        values = torch.tensor([[1.0, 0.0], [0.0, 1.0], [4.0, 2.0]])
+        mixed = Mixing(0.75, torch.tensor([1, 0, 2]))(values)
+        assert mixed.tolist() == [[0.75, 0.25], [0.25, 0.75], [4.0, 2.0]]
+
+    def test_inputs_keep_their_layout_and_probabilities_their_sum(self) -> None:
+        torch.manual_seed(0)
+        mixing = Mixing.draw(6, 1.0, torch.device("cpu"))
+        images = torch.rand(6, 3, 4, 4).to(memory_format=torch.channels_last)
+        assert mixing(images).is_contiguous(memory_format=torch.channels_last)
+        labels = torch.nn.functional.one_hot(torch.arange(6) % 3, 3).float()
+        mixed = mixing(labels)
+        torch.testing.assert_close(mixed.sum(1), torch.ones(6))
+        assert torch.equal(mixed.argmax(1), labels.argmax(1)), "an example's own label stays the main one"
+
+    def test_shares_follow_the_strength(self) -> None:
+        torch.manual_seed(0)
+        means = {}
+        for strength in (0.1, 1.0, 100.0):
+            drawn = [Mixing.draw(5, strength, torch.device("cpu")) for _ in range(300)]
+            assert all(
+                0.5 <= mixing.share <= 1 and sorted(mixing.partners.tolist()) == list(range(5)) for mixing in drawn
+            )
+            means[strength] = float(np.mean([mixing.share for mixing in drawn]))
+        # Of a uniform share the larger part is 3/4 on average.
+        assert means[0.1] > 0.9 and means[1.0] == pytest.approx(0.75, abs=0.03) and means[100.0] < 0.55

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from recognizers import zoo
-from recognizers.data import Examples, Normalization, Splits, load_dataset, split
+from recognizers.data import Examples, Mixing, Normalization, Splits, load_dataset, split
 from recognizers.errors import ConfigurationError, FileError
 from recognizers.evaluation import accuracy, predict
-from recognizers.training import EpochRecord, TrainingConfig, TrainingResult, distillation_loss, sgd_steps, train
+from recognizers.training import EpochRecord, TrainingConfig, TrainingResult, sgd_steps, train
 
 SHORT = TrainingConfig(epochs=4, batch_size=32, warmup_epochs=1, precision="float32", flip=True)
 
@@ -102,12 +102,15 @@ def test_training_is_reproducible_and_leaves_the_global_random_state_alone(small
     assert not torch.equal(other.get_submodule("linear").weight, outcomes[0]["linear.weight"])
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4])
+MIXED = SHORT.model_copy(update={"optimizer": "adamw", "learning_rate": 0.01, "mixup": 0.5})
+
+
+@pytest.mark.parametrize(("stop", "config"), [(1, SHORT), (3, SHORT), (4, SHORT), (2, MIXED)])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    small: tuple[Splits, Normalization], tmp_path: Path, stop: int
+    small: tuple[Splits, Normalization], tmp_path: Path, stop: int, config: TrainingConfig
 ) -> None:
     whole, cut = small_network(), small_network()
-    expected = train(whole, *small, SHORT)
+    expected = train(whole, *small, config)
 
     def interrupt(record: EpochRecord) -> None:
         if record.epoch == stop:
@@ -115,9 +118,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
     path = tmp_path / "run" / "checkpoint.pt"
     with pytest.raises(KeyboardInterrupt):
-        train(cut, *small, SHORT, checkpoint=path, on_epoch=interrupt)
+        train(cut, *small, config, checkpoint=path, on_epoch=interrupt)
     resumed = small_network(seed=9)  # another process would start from other weights
-    result = train(resumed, *small, SHORT, checkpoint=path, resume=True)
+    result = train(resumed, *small, config, checkpoint=path, resume=True)
     assert_same(weights(resumed), weights(whole))
     assert figures(result) == figures(expected) and result.best_epoch == expected.best_epoch
     assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
@@ -268,32 +271,42 @@ class TestSgdSteps:
         torch.testing.assert_close(network[1].weight, weight - 0.05 * (weight.grad + 1e-4 * weight))
 
 
-def test_distillation_is_the_divergence_of_softened_outputs() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits, wanted = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
-    expected = 0.0
-    for student, teacher in zip(logits / 2, wanted / 2, strict=True):
-        p, q = teacher.softmax(0), student.softmax(0)
-        expected += float((p * (p / q).log()).sum()) * 4 / 5
-    assert float(distillation_loss(logits, wanted, 2.0)) == pytest.approx(expected)
-    assert float(distillation_loss(wanted, wanted, 2.0)) == pytest.approx(0, abs=1e-12)
-
-
-def test_distillation_without_a_teacher_is_refused(small: tuple[Splits, Normalization]) -> None:
-    with pytest.raises(ConfigurationError, match="learn from"):
-        train(small_network(), *small, TrainingConfig(epochs=2, distillation=0.5))
-
-
-def test_distillation_alone_comes_close_to_the_teacher(small: tuple[Splits, Normalization]) -> None:
-    """Without labels, from an equal network the distance stays 0; from another one it shrinks."""
+def test_adamw_moves_every_weight_by_the_learning_rate_first(small: tuple[Splits, Normalization]) -> None:
     splits, normalization = small
-    teacher, network = small_network(1), small_network(2)
+    part = Examples(splits.train.images[:16], splits.train.labels[:16])
+    one_step = Splits(part, splits.reward, splits.selection, splits.test)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    before = weights(network)
+    config = TrainingConfig(
+        epochs=1, batch_size=16, optimizer="adamw", learning_rate=1e-3, weight_decay=0, warmup_epochs=0, padding=0
+    )
+    train(network, one_step, normalization, config)
+    moved = (network[1].bias - before["1.bias"]).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 1e-3), rtol=1e-3, atol=0)
 
-    def distance() -> float:
-        outputs = [predict(module, splits.train.images, normalization) for module in (network, teacher)]
-        return float(distillation_loss(outputs[0], outputs[1], 1.0))
 
-    before, kept = distance(), weights(teacher)
-    train(network, splits, normalization, SHORT.model_copy(update={"distillation": 1.0}), teacher=teacher)
-    assert distance() < 0.7 * before
-    assert_same(weights(teacher), kept)
+def test_mixtures_are_trained_on_their_mixed_labels(
+    small: tuple[Splits, Normalization], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step on a batch that is mixed in a known way is a step down the mean loss of both labels, by their shares."""
+    splits, normalization = small
+    part = Examples(splits.train.images[:8], splits.train.labels[:8])
+    partners = torch.tensor([1, 0, 3, 2, 5, 4, 7, 6])
+    monkeypatch.setattr(Mixing, "draw", lambda *_: Mixing(0.7, partners))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    weight = network[1].weight.detach().clone().requires_grad_()
+    inputs, order = (
+        normalization.normalize(part.images).flatten(1),
+        torch.randperm(8, generator=torch.Generator().manual_seed(0)),
+    )
+    inputs, labels = inputs[order], part.labels[order]
+    logits = (0.7 * inputs + 0.3 * inputs[partners]) @ weight.T + network[1].bias.detach()
+    loss = 0.7 * nn.functional.cross_entropy(logits, labels)
+    (loss + 0.3 * nn.functional.cross_entropy(logits, labels[partners])).backward()
+    config = TrainingConfig(
+        epochs=1, batch_size=8, learning_rate=0.1, momentum=0, nesterov=False, weight_decay=0, warmup_epochs=0,
+        schedule="constant", padding=0, mixup=1.0, precision="float32",
+    )  # fmt: skip
+    train(network, Splits(part, splits.reward, splits.selection, splits.test), normalization, config)
+    assert weight.grad is not None
+    torch.testing.assert_close(network[1].weight, weight - 0.1 * weight.grad)
