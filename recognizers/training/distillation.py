@@ -54,12 +54,11 @@ class Lesson:
         self.chain: list[nn.Module] = [stage.module(network) for stage in teacher.stages] if config.hints else [network]
         device = network_device(network)
         dtype = resolve_precision(config.precision, device)
-        self._shown: list[nn.Module] = [
-            teacher.network
-            if stage.graph is None
-            else fuse(stage.graph, teacher.network, lambda _: "unchanging", dtype)
+        fused = [
+            teacher.network if stage.graph is None else fuse(stage.graph, teacher.network, lambda _: "same", dtype)
             for stage in teacher.stages
         ]
+        self._shown: list[nn.Module] = [*fused] if config.hints else [nn.Sequential(*fused)]
         self._kept = [None if kept is None else kept.to(device) for kept in teacher.kept]
 
     def __call__(self, inputs: Tensor, outputs: Sequence[Tensor], loss: Tensor) -> Tensor:
