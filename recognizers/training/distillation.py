@@ -39,7 +39,8 @@ class Lesson:
         config: the settings, which ask for distillation or hints.
 
     Attributes:
-        chain: the learner as a chain of modules, each of which puts out what the lesson looks at.
+        chain: the learner as a chain of modules, each of which puts out what the lesson looks at. With hints what is
+            no module, such as a functional dropout, runs as in evaluation: that is how the stages were traced.
 
     Raises:
         ConfigurationError: the settings ask for hints, and the teacher has no stages to take feature maps from.

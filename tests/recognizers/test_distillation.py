@@ -80,8 +80,7 @@ def test_feature_maps_are_those_of_the_same_channels(
     torch.manual_seed(0)
     images = torch.randn(4, 3, 32, 32)
     network = enliven(zoo.create(name, classes=10, in_channels=3), images)
-    train_split = few(random_splits(), 4)
-    baseline = baseline_of(network, (train_split, Normalization((0.5,) * 3, (0.2,) * 3)))
+    baseline = baseline_of(network, (random_splits(), Normalization((0.5,) * 3, (0.2,) * 3)))
     mask = removed(baseline.table, 0.3)
     masked, sliced = masked_and_compact(baseline.network, baseline.table, mask)
     teacher = baseline.teacher(mask)
@@ -102,8 +101,8 @@ def test_feature_maps_are_those_of_the_same_channels(
 def random_splits() -> Splits:
     generator = torch.Generator().manual_seed(0)
     part = Examples(
-        torch.randint(256, (8, 3, 32, 32), generator=generator, dtype=torch.uint8),
-        torch.randint(10, (8,), generator=generator),
+        torch.randint(256, (4, 3, 32, 32), generator=generator, dtype=torch.uint8),
+        torch.randint(10, (4,), generator=generator),
     )
     return Splits(part, part, part, part)
 
