@@ -10,7 +10,7 @@ from agents.cli.output import note, table
 SCHEDULE = {
     "epochs": (int, "passes over the training images"),
     "batch_size": (int, "images per step"),
-    "optimizer": (str, "sgd or adamw"),
+    "optimizer": (str, "sgd, adamw or muon"),
     "learning_rate": (float, "peak step size"),
     "schedule": (str, "of the learning rate: cosine, constant or step"),
     "milestones": (str, "step: epochs that divide the learning rate by 10, e.g. 30,60"),

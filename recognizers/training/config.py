@@ -16,19 +16,24 @@ class TrainingConfig(BaseModel):
 
     epochs: int = Field(30, ge=1, description="passes over the training images")
     batch_size: int = Field(64, ge=2, description="images per step; an incomplete last batch is left out")
-    optimizer: Literal["sgd", "adamw"] = Field(
-        "sgd", description="SGD with momentum, or AdamW (Loshchilov & Hutter 2019), which wants smaller learning rates"
+    optimizer: Literal["sgd", "adamw", "muon"] = Field(
+        "sgd",
+        description="SGD with momentum; AdamW (Loshchilov & Hutter 2019), which wants smaller learning rates; or Muon "
+        "(Jordan et al. 2024) for the weights of convolutions and linear layers, with AdamW for the rest, which comes "
+        "farther in a few epochs, at a learning rate of 0.003, say",
     )
     learning_rate: float = Field(
         0.05, gt=0, allow_inf_nan=False, description="peak step size (He et al. 2016: 0.1 at 128 images, by SGD)"
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: share of the previous update kept (He et al. 2016: 0.9)")
-    nesterov: bool = Field(True, description="sgd: Nesterov's form of momentum (Sutskever et al. 2013)")
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="sgd, muon: share of the previous update kept (He et al. 2016: 0.9)"
+    )
+    nesterov: bool = Field(True, description="sgd, muon: Nesterov's form of momentum (Sutskever et al. 2013)")
     weight_decay: float = Field(
         5e-4,
         ge=0,
         allow_inf_nan=False,
-        description="L2 penalty on all parameters (Zagoruyko & Komodakis 2016: 5e-4); adamw: decoupled",
+        description="L2 penalty on all parameters (Zagoruyko & Komodakis 2016: 5e-4); adamw, muon: decoupled",
     )
     schedule: Literal["cosine", "constant", "step"] = Field(
         "cosine",

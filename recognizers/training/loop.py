@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Never
@@ -18,6 +18,7 @@ from recognizers.evaluation import Precision, accuracy, autocast, network_device
 from recognizers.execution.wide_norm import wide_norms
 from recognizers.training.config import TrainingConfig
 from recognizers.training.distillation import Lesson, Teacher, run_chain
+from recognizers.training.optimizers import make_optimizers
 from recognizers.training.state import EpochRecord, TrainingState
 
 
@@ -85,7 +86,7 @@ def train(
         torch.manual_seed(config.seed)
         state = TrainingState(
             network,
-            _optimizer(network, config),
+            make_optimizers(network, config),
             torch.Generator().manual_seed(config.seed),
             device,
         )
@@ -157,7 +158,7 @@ def sgd_steps(
             batch = _draw(
                 Examples(images, labels), index, device=device, flip=flip, padding=padding, generator=generator
             )
-            loss += _step(network, optimizer, batch, normalization=normalization, precision=precision)[0]
+            loss += _step(network, [optimizer], batch, normalization=normalization, precision=precision)[0]
     return loss.item() / steps if steps else math.nan
 
 
@@ -182,7 +183,7 @@ def _train_epoch(
     seen = 0
     for position, index in enumerate(batches):
         rate = config.learning_rate_at(epoch * len(batches) + position, len(batches))
-        for group in state.optimizer.param_groups:
+        for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in state.optimizers):
             group["lr"] = rate
         batch = _draw(
             examples,
@@ -194,7 +195,7 @@ def _train_epoch(
         )
         batch_loss, logits = _step(
             state.network,
-            state.optimizer,
+            state.optimizers,
             batch,
             normalization=normalization,
             precision=config.precision,
@@ -228,7 +229,7 @@ def _train_epoch(
 
 def _step(
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     batch: Examples,
     *,
     normalization: Normalization,
@@ -237,7 +238,7 @@ def _step(
     mixup: float = 0.0,
     lesson: Lesson | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Do one step of the optimizer; return the loss [] and the logits [N, classes], both detached."""
+    """Do one step of the optimizers; return the loss [] and the logits [N, classes], both detached."""
     inputs = to_inputs(batch.images, normalization, precision)
     mixing = Mixing.draw(len(inputs), mixup, inputs.device) if mixup else None
     if mixing:
@@ -249,22 +250,11 @@ def _step(
     loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
     if lesson:
         loss = lesson(inputs, outputs, loss)
-    optimizer.zero_grad()
+    network.zero_grad()
     loss.backward()
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return loss.detach(), logits.detach()
-
-
-def _optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
 
 
 def _draw(

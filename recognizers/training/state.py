@@ -5,6 +5,7 @@ import io
 import pickle
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from recognizers.errors import ConfigurationError, FileError
 from recognizers.files import write_bytes
 from recognizers.training.config import TrainingConfig
 
-_FORMAT = "zeroout training checkpoint 1"
+_FORMAT = "zeroout training checkpoint 2"
 # What zipfile and torch.load raise on damaged files.
 _UNREADABLE = (
     OSError,
@@ -58,7 +59,7 @@ class TrainingState:
 
     Attributes:
         network: being trained, on ``device``.
-        optimizer: of its parameters.
+        optimizers: of its parameters.
         generator: draws the order of the images and the augmentation, on the CPU.
         device: where the network is; its global random state (dropout) belongs to the run.
         history: one record for each epoch that is done.
@@ -67,7 +68,7 @@ class TrainingState:
     """
 
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizers: Sequence[torch.optim.Optimizer]
     generator: torch.Generator
     device: torch.device
     history: list[EpochRecord] = field(default_factory=list)
@@ -93,7 +94,7 @@ class TrainingState:
             "format": _FORMAT,
             "config": config.model_dump(mode="json"),
             "network": dict(self.network.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
             "cpu_random_state": torch.get_rng_state(),
             "cuda_random_state": torch.cuda.get_rng_state(self.device) if on_cuda else None,
@@ -121,7 +122,8 @@ class TrainingState:
             )
         try:
             self.network.load_state_dict(content["network"])
-            self.optimizer.load_state_dict(content["optimizer"])
+            for optimizer, values in zip(self.optimizers, content["optimizers"], strict=True):
+                optimizer.load_state_dict(values)
             self.generator.set_state(content["generator"])
             torch.set_rng_state(content["cpu_random_state"])
             if self.device.type == "cuda" and content["cuda_random_state"] is not None:

@@ -103,9 +103,10 @@ def test_training_is_reproducible_and_leaves_the_global_random_state_alone(small
 
 
 MIXED = SHORT.model_copy(update={"optimizer": "adamw", "learning_rate": 0.01, "mixup": 0.5})
+MUON = SHORT.model_copy(update={"optimizer": "muon", "learning_rate": 0.003})
 
 
-@pytest.mark.parametrize(("stop", "config"), [(1, SHORT), (3, SHORT), (4, SHORT), (2, MIXED)])
+@pytest.mark.parametrize(("stop", "config"), [(1, SHORT), (3, SHORT), (4, SHORT), (2, MIXED), (2, MUON)])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     small: tuple[Splits, Normalization], tmp_path: Path, stop: int, config: TrainingConfig
 ) -> None:
