@@ -35,7 +35,7 @@ from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, make_recognizer
 from recognizers.errors import FileError
 from recognizers.files import read_json, read_text, write_json, write_text
-from recognizers.settings import find, override, read_yaml, validate
+from recognizers.settings import find, read_yaml, validate
 
 RLLIB_ENV = "zeroout/Pruning-v0"
 RECENT = 20
@@ -59,7 +59,7 @@ def make_env(config: dict[str, Any]) -> PruningEnv:
 
 def load_controller(name: str, overrides: Iterable[str] = ()) -> R2D2Settings:
     """Shipped controller settings by name, or any by the path of a YAML file, with dotted overrides."""
-    return validate(R2D2Settings, override(read_yaml(find("r2d2", name)), overrides), f"controller {name}")
+    return validate(R2D2Settings, read_yaml(find("r2d2", name)), f"controller {name}", list(overrides))
 
 
 class ControllerTraining:

@@ -19,7 +19,7 @@ from recognizers.files import write_json
 from recognizers.latency_table import read_latency_table, write_latency_table
 from recognizers.masks import MaskMetadata, save_mask
 from recognizers.recognizer import Recognizer
-from recognizers.settings import override, validate
+from recognizers.settings import validate
 
 
 def open_environment(task: TaskConfig, run: RunDirectory, *, progress: bool) -> PruningEnv:
@@ -48,8 +48,8 @@ def open_recognizer(task: TaskConfig, run: RunDirectory, *, progress: bool) -> R
 
 def task_of(run: RunDirectory, overrides: Iterable[str] = ()) -> TaskConfig:
     """The task of an existing run, on the base weights and with the latency table in its directory."""
-    tree = override(run.read_settings().task.model_dump(mode="json"), overrides)
-    task = with_latency_table(validate(TaskConfig, tree, str(run.config)), run.latency_table)
+    tree = run.read_settings().task.model_dump(mode="json")
+    task = with_latency_table(validate(TaskConfig, tree, str(run.config), list(overrides)), run.latency_table)
     return with_weights(task, run.recognizer) if run.recognizer.is_file() else task
 
 

@@ -11,7 +11,7 @@ from recognizers.baseline import Baseline
 from recognizers.config import DataConfig, RecognizerConfig, build_recognizer
 from recognizers.recognizer import Recognizer
 from recognizers.recovery import AnyRecovery, BatchNormRecovery
-from recognizers.settings import find, override, read_yaml, shipped, validate
+from recognizers.settings import find, read_yaml, shipped, validate
 from recognizers.training import EpochRecord
 
 
@@ -44,7 +44,7 @@ def load_task(name: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Ta
         ConfigurationError: a setting is unknown or unusable.
     """
     path = find("tasks", name)
-    return validate(TaskConfig, override(read_yaml(path), overrides), str(name))
+    return validate(TaskConfig, read_yaml(path), str(name), list(overrides))
 
 
 def make_recognizer(

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -68,8 +68,8 @@ def override(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
     """
     result = _copy(tree)
     for text in overrides:
-        dotted, equals, value = text.partition("=")
-        keys = dotted.strip().split(".")
+        _, equals, value = text.partition("=")
+        keys = _keys(text)
         if not equals or not all(keys):
             raise ConfigurationError(f"override {text!r} must read key=value, as in recovery.images=256")
         section = result
@@ -93,12 +93,14 @@ def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
-def validate(model: type[Settings], tree: Mapping[str, Any], source: str) -> Settings:
-    """Validate ``tree`` as ``model``.
+def validate(model: type[Settings], tree: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Settings:
+    """Validate ``tree``, with ``overrides`` put in, as ``model``.
 
     Raises:
-        ConfigurationError: one line that names the key, what is wrong, and for an unknown key the nearest known one.
+        ConfigurationError: one line that names the source or the overrides at fault, the key, what is wrong, and for an
+            unknown key the nearest known one.
     """
+    tree = override(tree, overrides) if overrides else tree
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -114,7 +116,23 @@ def validate(model: type[Settings], tree: Mapping[str, Any], source: str) -> Set
             context = problem["ctx"]
             tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
             message = str(UnknownNameError("kind", str(context["tag"]), tags))
-        raise ConfigurationError(f"{source}: {'.'.join(place) or 'settings'}: {message}") from error
+        where = ".".join(place) or "settings"
+        if guilty := [text for text in overrides if _leads_to(text, place)]:
+            source = ", ".join(guilty)
+            where = where if place[-1] != _keys(guilty[-1])[-1] else ""
+        raise ConfigurationError(": ".join(filter(None, (source, where, message)))) from error
+
+
+def _keys(text: str) -> list[str]:
+    """The keys that lead to what an override sets."""
+    return text.partition("=")[0].strip().split(".")
+
+
+def _leads_to(text: str, place: Sequence[str]) -> bool:
+    """Whether an override sets what is at ``place``, something in it, or what it is in."""
+    keys = _keys(text)
+    named = [part for part in place if part in keys]  # pydantic names kinds and positions in lists, too
+    return bool(named) and keys[: len(named)] == named and (len(named) == len(keys) or named[-1] == place[-1])
 
 
 def _fields_at(model: type[BaseModel], place: list[str], tree: Any) -> dict[str, FieldInfo]:

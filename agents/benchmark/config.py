@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from envs.tasks import TaskConfig, load_task
-from recognizers.settings import find, override, read_yaml, validate
+from recognizers.settings import find, read_yaml, validate
 
 TRAIN = "r2d2"
 """Name of the policy that trains a controller."""
@@ -212,7 +212,7 @@ class BenchmarkConfig(BaseModel):
 
 def load_benchmark(name: str, overrides: Sequence[str] = ()) -> BenchmarkConfig:
     """A shipped benchmark by name, or any by the path of its YAML file."""
-    return validate(BenchmarkConfig, override(read_yaml(find("benchmarks", name)), overrides), f"benchmark {name}")
+    return validate(BenchmarkConfig, read_yaml(find("benchmarks", name)), f"benchmark {name}", list(overrides))
 
 
 def table_path(directory: Path, key: Key) -> Path:

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         from agents.service.tokens import Tokens
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"the service needs {error.name}: pip install 'zeroout[serve]'") from error
-    from recognizers.settings import override, validate
+    from recognizers.settings import validate
 
     directory: Path = arguments.out.absolute()
     if arguments.create_token is not None:
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "controllers": dict(map(_controller, arguments.controller)),
         "home": Path.cwd(),
     }
-    settings = validate(ServiceSettings, override(tree, arguments.overrides), "zeroout serve")
+    settings = validate(ServiceSettings, tree, "zeroout serve", arguments.overrides)
     note(f"http://{settings.host}:{settings.port}, in {directory}; ends on Ctrl-C", quiet=arguments.json)
     serve(settings, arguments.address)
     return {"directory": str(directory), "_text": f"ended; records and results are in {directory}"}

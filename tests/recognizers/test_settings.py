@@ -156,6 +156,31 @@ class TestWrongValues:
         assert "\n" not in str(caught.value)
 
 
+class TestOverridesAtFault:
+    @pytest.mark.parametrize(
+        ("overrides", "start"),
+        [
+            (["inner.width=wide"], "inner.width=wide: Input should be a valid integer"),
+            (["inner.height=2", " inner.width = wide"], " inner.width = wide: Input should be a valid integer"),
+            (["inner=3"], "inner=3: Input should be"),
+            (["items=[{}, {width: null}]"], "items=[{}, {width: null}]: items.1.width: Input should be"),
+            (["inner.widht=2"], "inner.widht=2: unknown key; did you mean 'width'"),
+            (["shape.kind=square", "shape.radius=2"], "shape.radius=2: unknown key; known: inner"),
+            (["shape.kind=square", "shape.inner.width=wide"], "shape.inner.width=wide: Input should be"),
+            (["inner.width=1", "shape.kind=triangle"], "shape.kind=triangle: shape: unknown kind 'triangle'"),
+        ],
+    )
+    def test_are_named_in_place_of_the_file(self, overrides: list[str], start: str) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            validate(Outer, {"inner": {"height": 3}}, "my.yaml", overrides)
+        assert str(caught.value).startswith(start)
+
+    @pytest.mark.parametrize("override", ["inner.height=2", "maybe.width=2", "shape.radius=2"])
+    def test_others_are_not(self, override: str) -> None:
+        with pytest.raises(ConfigurationError, match=r"^my\.yaml: inner\.width: "):
+            validate(Outer, {"inner": {"width": "wide"}}, "my.yaml", [override])
+
+
 class TestShipped:
     def test_every_configuration_is_found_by_name(self) -> None:
         for kind in ("tasks", "r2d2"):
