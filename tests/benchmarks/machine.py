@@ -8,23 +8,19 @@ from pathlib import Path
 
 import torch
 
+from recognizers.device import processor_name
 from tests.benchmarks.tables import Row
 
 
 def describe() -> Row:
     """Processor, threads and versions."""
     return {
-        "processor": processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "zeroout": version("zeroout"),
     }
-
-
-def processor() -> str:
-    """Name of the processor."""
-    return _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
 
 
 def peak_memory() -> float:

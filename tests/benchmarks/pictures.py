@@ -109,12 +109,22 @@ def ratios(cases: Rows) -> Figure:
     axes = figure.add_axes((0.36, 0.4 / height, 0.56, 1 - 1.1 / height))
     colours = [COLOURS[_STYLES[case["precision"]][0]][0] for case in cases]
     axes.barh(range(len(cases)), values, 0.72, color=colours)
-    for index, value in enumerate(values):
-        axes.annotate(f"{value:.3g}", (value, index), xytext=(4, 0), textcoords="offset points", va="center", color=INK)
-    for index, case in enumerate(cases):
-        if case["precision"] != "float32" and (floor := FLOORS.get((case["task"], case["recovery"]))):
+    for index, (case, value) in enumerate(zip(cases, values, strict=True)):
+        floor = FLOORS.get((case["task"], case["recovery"])) if case["precision"] != "float32" else None
+        missed = floor is not None and value < floor
+        if floor:
             axes.plot([floor, floor], [index - 0.45, index + 0.45], color=INK, linewidth=1.5, dashes=(2, 1.5))
-            axes.annotate(f"floor {floor:g} ", (floor, index), ha="right", va="center", color="white", fontsize=8)
+            side, colour = ("left", INK) if missed else ("right", "white")
+            axes.annotate(f" floor {floor:g} ", (floor, index), ha=side, va="center", color=colour, fontsize=8)
+        # Where the bar ends before the floor its figure would lie on the dashes.
+        shift, side, colour = (-4, "right", "white") if missed else (4, "left", INK)
+        axes.annotate(
+            *(f"{value:.3g}", (value, index), (shift, 0)),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            color=colour,
+        )
     axes.set_yticks(range(len(cases)), [f"{case['task']}, {case['recovery']}, {case['precision']}" for case in cases])
     axes.set_ylim(len(cases) - 0.4, -0.6)
     axes.set_xlim(0, 1.12 * max(values))
