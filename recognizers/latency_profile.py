@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from tqdm import tqdm
 
 from recognizers.compaction import CompactNetwork, make_plain
 from recognizers.costs import CostModel
+from recognizers.device import device_name
 from recognizers.errors import ConfigurationError
 from recognizers.execution.stages import is_layer, trace
 from recognizers.latency import alternate, cpu_threads, torch_run
@@ -88,7 +87,7 @@ def profile(
         latencies = LatencyTable(
             architecture=architecture,
             image=tuple(inputs.shape[1:]),
-            device=_device_name(inputs.device),
+            device=device_name(inputs.device),
             threads=threads,
             torch=torch.__version__,
             batch_size=len(inputs),
@@ -235,14 +234,3 @@ def _identity() -> fx.GraphModule:
     graph = fx.Graph()
     graph.output(graph.placeholder("inputs"))
     return fx.GraphModule({}, graph)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named: Mapping[str, str] = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    return named.get("model name", device.type)

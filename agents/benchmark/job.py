@@ -24,6 +24,7 @@ from envs.episodes import write_episodes
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, make_recognizer
 from recognizers.baseline import Baseline
+from recognizers.device import device_name
 from recognizers.errors import ZeroOutError, in_one_line
 from recognizers.recognizer import Recognizer
 
@@ -155,6 +156,7 @@ def _row(job: Job, env: PruningEnv, done: Run, result: Result) -> Row:
         chosen=chosen,
         steps=done.choice.candidate.steps,
         own=None if own is chosen else own,
+        device=device_name(env.recognizer.device),
     )
 
 

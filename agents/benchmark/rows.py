@@ -30,6 +30,7 @@ class Row(BaseModel):
     actions: str | None = Field(None, description="kind of actions that the policy was given")
     chosen: Episode | None = Field(None, description="the episode that the final mask comes from")
     steps: int | None = Field(None, description="actions of it that lead to the final mask")
+    device: str | None = Field(None, description="GPU or processor that it ran on")
     own: Episode | None = Field(None, description="the policy's own episode, where the final mask is not from it")
 
     @model_validator(mode="before")

@@ -14,6 +14,7 @@ from envs.episodes import Episode, validate
 from envs.errors import EpisodeError
 from envs.objectives import Measurement
 from envs.pruning import PruningEnv
+from recognizers.device import device_name
 from recognizers.errors import ConfigurationError, WeightsError, ZeroOutError
 from recognizers.files import read_tensors
 from recognizers.masks import weights_sha256
@@ -77,8 +78,16 @@ def validate_rows(
         except (WeightsError, ConfigurationError) as error:
             raise WeightsError(f"{row.key}: {error}") from error
         except ZeroOutError as error:
-            raise EpisodeError(f"{row.key}: {error}") from error
+            raise EpisodeError(f"{row.key}: {error}{_elsewhere(row)}") from error
         yield row
+
+
+def _elsewhere(row: Row) -> str:
+    """What to consider where a row was made on another device than this one."""
+    here = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if row.device in (None, here):
+        return ""
+    return f" (it ran on {row.device}; this is {here}, where SGD and bfloat16 may round otherwise)"
 
 
 def _environment(config: BenchmarkConfig, row: Row, weights: Mapping[str, Path], directory: Path) -> PruningEnv:

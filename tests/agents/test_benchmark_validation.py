@@ -16,6 +16,7 @@ from agents.cli import main
 from agents.workbench import with_weights
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig
+from recognizers.device import processor_name
 from recognizers.files import read_tensors, write_json, write_tensors, write_text
 from recognizers.masks import weights_sha256
 
@@ -176,6 +177,21 @@ def test_what_was_tampered_with_is_found_and_named(
     tamper(copy, 2, change)
     error = refusal(capsys, str(copy), "--weights", str(finished / "bases"))
     assert message in error and "random on path, seed" in error
+    assert "it ran on" not in error
+
+
+def test_rows_from_another_processor_are_checked_and_say_so_where_they_differ(
+    finished: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def elsewhere(row: dict[str, Any]) -> None:
+        assert row["device"] == processor_name()
+        row["device"] = "Xeon"
+
+    tamper(copy, 2, elsewhere)
+    assert main(["validate", str(copy), "--weights", str(finished / "bases"), "--json"]) == 0
+    tamper(copy, 2, rewards)
+    error = refusal(capsys, str(copy), "--weights", str(finished / "bases"))
+    assert f"it ran on Xeon; this is {processor_name()}" in error
 
 
 def test_failed_runs_hold_nothing_to_check(finished: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
