@@ -59,7 +59,7 @@ def make_env(config: dict[str, Any]) -> PruningEnv:
 
 def load_controller(name: str, overrides: Iterable[str] = ()) -> R2D2Settings:
     """Shipped controller settings by name, or any by the path of a YAML file, with dotted overrides."""
-    return validate(R2D2Settings, read_yaml(find("r2d2", name)), f"controller {name}", list(overrides))
+    return validate(R2D2Settings, read_yaml(find("r2d2", name)), f"controller {name}", overrides)
 
 
 class ControllerTraining:

@@ -49,7 +49,7 @@ def open_recognizer(task: TaskConfig, run: RunDirectory, *, progress: bool) -> R
 def task_of(run: RunDirectory, overrides: Iterable[str] = ()) -> TaskConfig:
     """The task of an existing run, on the base weights and with the latency table in its directory."""
     tree = run.read_settings().task.model_dump(mode="json")
-    task = with_latency_table(validate(TaskConfig, tree, str(run.config), list(overrides)), run.latency_table)
+    task = with_latency_table(validate(TaskConfig, tree, str(run.config), overrides), run.latency_table)
     return with_weights(task, run.recognizer) if run.recognizer.is_file() else task
 
 

@@ -44,7 +44,7 @@ def load_task(name: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Ta
         ConfigurationError: a setting is unknown or unusable.
     """
     path = find("tasks", name)
-    return validate(TaskConfig, read_yaml(path), str(name), list(overrides))
+    return validate(TaskConfig, read_yaml(path), str(name), overrides)
 
 
 def make_recognizer(

@@ -93,13 +93,14 @@ def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
-def validate(model: type[Settings], tree: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Settings:
+def validate(model: type[Settings], tree: Mapping[str, Any], source: str, overrides: Iterable[str] = ()) -> Settings:
     """Validate ``tree``, with ``overrides`` put in, as ``model``.
 
     Raises:
         ConfigurationError: one line that names the source or the overrides at fault, the key, what is wrong, and for an
             unknown key the nearest known one.
     """
+    overrides = list(overrides)
     tree = override(tree, overrides) if overrides else tree
     try:
         return model.model_validate(tree)

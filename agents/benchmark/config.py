@@ -212,7 +212,7 @@ class BenchmarkConfig(BaseModel):
 
 def load_benchmark(name: str, overrides: Sequence[str] = ()) -> BenchmarkConfig:
     """A shipped benchmark by name, or any by the path of its YAML file."""
-    return validate(BenchmarkConfig, read_yaml(find("benchmarks", name)), f"benchmark {name}", list(overrides))
+    return validate(BenchmarkConfig, read_yaml(find("benchmarks", name)), f"benchmark {name}", overrides)
 
 
 def table_path(directory: Path, key: Key) -> Path:

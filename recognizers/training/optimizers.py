@@ -20,14 +20,7 @@ def make_optimizers(network: nn.Module, config: TrainingConfig) -> list[Optimize
     """
     parameters = list(network.parameters())
     if config.optimizer == "sgd":
-        sgd = torch.optim.SGD(
-            parameters,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-        )
-        return [sgd]
+        return [torch.optim.SGD(parameters, **_with_momentum(config))]
     matrices = _matrices(network) if config.optimizer == "muon" else []
     taken = {id(matrix) for matrix in matrices}
     rest = [parameter for parameter in parameters if id(parameter) not in taken]
@@ -56,14 +49,7 @@ def _muon(weights: list[nn.Parameter], config: TrainingConfig) -> Optimizer:
     for weight in weights:
         weight.data = weight.data.contiguous()  # in another layout rows would be a copy
         rows.append(nn.Parameter(weight.data.flatten(1)))
-    optimizer = torch.optim.Muon(
-        rows,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        adjust_lr_fn="original",
-    )
+    optimizer = torch.optim.Muon(rows, **_with_momentum(config), adjust_lr_fn="original")
 
     def hand_over(*_: Any) -> None:
         for weight, row in zip(weights, rows, strict=True):
@@ -71,3 +57,8 @@ def _muon(weights: list[nn.Parameter], config: TrainingConfig) -> Optimizer:
 
     optimizer.register_step_pre_hook(hand_over)
     return optimizer
+
+
+def _with_momentum(config: TrainingConfig) -> dict[str, Any]:
+    """What SGD and Muon alike are told."""
+    return {"lr": config.learning_rate, **config.model_dump(include={"momentum", "nesterov", "weight_decay"})}
