@@ -16,6 +16,7 @@ from recognizers.compaction import CompactNetwork
 from recognizers.data import Examples, Normalization
 from recognizers.evaluation import Precision, autocast
 from recognizers.execution.fusion import fuse
+from recognizers.execution.in_place import in_place
 from recognizers.execution.passes import Boundaries, Keys, StagedPass, choose_boundaries
 from recognizers.reconstruction.downdate import Downdates
 from recognizers.reconstruction.recipe import Recipe
@@ -69,7 +70,9 @@ class Engine(Subject):
         self._baseline, self._compact = baseline, compact
         stages = baseline.stages
         versions = compact.versions
-        self._modules = [stage.module(compact.module) for stage in stages]
+        self._unfused = [
+            compact.module if stage.graph is None else in_place(stage.graph, compact.module) for stage in stages
+        ]
         self._fused = [
             compact.module
             if stage.graph is None
@@ -109,7 +112,7 @@ class Engine(Subject):
         """Take over base weights and statistics, under the mask as it is."""
         if any(name != BASE for name in (*self._weights, *self._statistics)):
             self._compact.reload()
-            count = len(self._modules)
+            count = len(self._fused)
             self._weights, self._statistics = [BASE] * count, [BASE] * count
 
     def values(self) -> Values:
@@ -151,12 +154,12 @@ class Engine(Subject):
     def changed(self) -> None:
         """Give weights and statistics new names."""
         self._compact.touch(self._compact.paths())
-        count = len(self._modules)
+        count = len(self._fused)
         self._weights, self._statistics = [self._new_name()] * count, [self._new_name()] * count
 
     def reconstruct(self, recipe: Recipe) -> None:
         """Reconstruct the stages whose weights are not those of the recipe under the mask yet."""
-        extent, count = self._extent, len(self._modules)
+        extent, count = self._extent, len(self._fused)
         stop = count if extent.stop is None else extent.stop
         mask = self._compact.mask
         keys = self._keys(mask, [f"{recipe!r}".encode()] * count)
@@ -255,7 +258,7 @@ class Engine(Subject):
     def _calibration(self, images: int, batch_size: int) -> StagedPass:
         if (images, batch_size) not in self._calibrations:
             batches = calibration_batches(self._baseline.calibration(images), batch_size)
-            self._calibrations[images, batch_size] = StagedPass(batches, self._modules, self._kept)
+            self._calibrations[images, batch_size] = StagedPass(batches, self._unfused, self._kept)
         return self._calibrations[images, batch_size]
 
     def _share_memory(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -63,7 +64,7 @@ class FusedConvolution(nn.Module):
             return result
         padding, stride, dilation = geometry
         result = functional.conv2d(features, *self._weights, stride, padding, dilation, convolution.groups)
-        result = result if other is None else result + other
+        result = result if other is None else result + other.to(self._dtype)
         return result.relu_() if self._relu else result
 
     @torch.no_grad()
@@ -106,11 +107,7 @@ def fuse(
     """
     result = fx.Graph()
     result.output(result.graph_copy(graph, {}))
-    modules = {
-        str(node.target): network.get_submodule(node.target)
-        for node in result.nodes
-        if node.op == "call_module" and isinstance(node.target, str)
-    }
+    modules = called_modules(result, network)
     attributes = {str(node.target): _attribute(network, node.target) for node in result.nodes if node.op == "get_attr"}
     for node in list(result.nodes):
         convolution = modules.get(str(node.target)) if node.op == "call_module" else None
@@ -118,7 +115,7 @@ def fuse(
             continue
         fused, norm, other, relu = [node], None, None, False
         paths: tuple[str, ...] = (str(node.target),)
-        if (follower := only_user(node)) and _is_foldable(modules.get(str(follower.target)), follower):
+        if (follower := only_user(node)) and is_norm(modules, follower):
             fused, paths = [*fused, follower], (*paths, str(follower.target))
             norm = modules[str(follower.target)]
         if (follower := only_user(fused[-1])) and (other := other_summand(follower, fused[-1])):
@@ -128,7 +125,7 @@ def fuse(
         name = f"fused_{node.name}"
         modules[name] = FusedConvolution(
             convolution,
-            norm,  # type: ignore[arg-type]  # _is_foldable
+            norm,  # type: ignore[arg-type]  # is_norm
             relu=relu,
             version=lambda paths=paths: version(paths),  # type: ignore[misc]
             dtype=dtype,
@@ -142,9 +139,24 @@ def fuse(
     return fx.GraphModule({**modules, **attributes}, result)
 
 
+def called_modules(graph: fx.Graph, network: nn.Module) -> dict[str, nn.Module]:
+    """The modules of ``network`` that a graph calls, by their paths."""
+    return {
+        str(node.target): network.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"
+    }
+
+
 def _runs_on_onednn(features: Tensor) -> bool:
     onednn = torch.backends.mkldnn
-    return features.device.type == "cpu" and onednn.is_available() and bool(onednn.enabled)
+    if features.device.type != "cpu" or not (onednn.is_available() and onednn.enabled):
+        return False
+    # Without vectors of 512 bits its fused operations refuse bfloat16; PyTorch's own are slow there, but work.
+    return features.dtype == torch.float32 or (features.dtype == torch.bfloat16 and _onednn_takes_bfloat16())
+
+
+@functools.cache
+def _onednn_takes_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _attribute(network: nn.Module, target: object) -> Any:
@@ -168,13 +180,10 @@ def only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _is_foldable(module: nn.Module | None, node: fx.Node) -> bool:
-    return (
-        node.op == "call_module"
-        and type(module) is nn.BatchNorm2d
-        and module.running_mean is not None
-        and not is_hooked(module)
-    )
+def is_norm(modules: dict[str, nn.Module], node: fx.Node) -> bool:
+    """Whether a node is a batch norm with running statistics, and nothing else."""
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    return type(module) is nn.BatchNorm2d and module.running_mean is not None and not is_hooked(module)
 
 
 def is_relu(modules: dict[str, nn.Module], node: fx.Node) -> bool:

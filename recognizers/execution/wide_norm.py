@@ -49,25 +49,19 @@ def normalise(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tup
         The result, shaped like ``features``; the mean, and the (biased) variance of each channel, ``[C]``, both
         without gradients.
     """
-    return _Normalise.apply(features, weight, bias, eps)  # type: ignore[no-any-return,no-untyped-call]
+    # Through autograd only where it has something to do: a narrow network's layers take no longer than its detours.
+    way = _Normalise.apply if torch.is_grad_enabled() else _normalised
+    return way(features, weight, bias, eps)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        pixels = _pixels(features)
-        wide = _widened(features, pixels)
-        # Running statistics in float32, which nobody looks at, make it return float32 ones of bfloat16 features, too.
-        unused = [weight.new_empty(wide.shape[1]) for _ in range(2)]
-        means, variances = torch.batch_norm_update_stats(wide, unused[0], unused[1], 0.0)
-        means, variances = means.view(pixels, -1), variances.view(pixels, -1)
-        # The variance of all is the mean variance of the parts and the variance of their means.
-        variance, mean = torch.var_mean(means, 0, correction=0)
-        variance += variances.mean(0)
+        result, mean, variance = _normalised(features, weight, bias, eps)
         ctx.save_for_backward(features, weight, mean, variance)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance)
-        return _affine(features, pixels, weight, bias, mean, variance, eps), mean, variance
+        return result, mean, variance
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -92,6 +86,19 @@ class _Normalise(torch.autograd.Function):
         result = _affine(gradient, pixels, scale, factor * bias_gradient, zero, one, 0.0)
         result += _affine(features, pixels, factor * deviation * weight_gradient, zero, mean, one, 0.0)
         return result, weight_gradient, bias_gradient, None
+
+
+def _normalised(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    pixels = _pixels(features)
+    wide = _widened(features, pixels)
+    # Running statistics in float32, which nobody looks at, make it return float32 ones of bfloat16 features, too.
+    unused = [weight.new_empty(wide.shape[1]) for _ in range(2)]
+    means, variances = torch.batch_norm_update_stats(wide, unused[0], unused[1], 0.0)
+    means, variances = means.view(pixels, -1), variances.view(pixels, -1)
+    # The variance of all is the mean variance of the parts and the variance of their means.
+    variance, mean = torch.var_mean(means, 0, correction=0)
+    variance += variances.mean(0)
+    return _affine(features, pixels, weight, bias, mean, variance, eps), mean, variance
 
 
 def _forward(norm: nn.BatchNorm2d, features: Tensor) -> Tensor:

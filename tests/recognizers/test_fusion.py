@@ -10,11 +10,13 @@ from typing import Any
 import odd_networks
 import pytest
 import torch
+from stage_graphs import CONVOLUTION, GRAPHS, Graph
 from torch import fx, nn
 from torch.nn import functional
 
 from recognizers import zoo
 from recognizers.compaction import make_plain
+from recognizers.execution import fusion
 from recognizers.execution.fusion import FusedConvolution, folded, fuse
 from recognizers.execution.stages import cut
 
@@ -51,73 +53,6 @@ def _operations(fused: nn.Module) -> list[str]:
             elif node.op in ("call_function", "call_method"):
                 names.append(getattr(node.target, "__name__", str(node.target)))
     return names
-
-
-class Graph(nn.Module):
-    """Two convolutions of the same shape with batch norms, and whatever is done with them."""
-
-    def __init__(self, compute: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 6, 1)
-        self.conv, self.norm = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
-        self.conv2, self.norm2 = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)
-        self.relu, self.relu6 = nn.ReLU(), nn.ReLU6()
-        self._compute = compute
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self._compute(self, self.stem(images))
-
-
-def _broadcast(g: Graph, x: torch.Tensor) -> torch.Tensor:
-    return g.conv(x) + functional.adaptive_avg_pool2d(x, 1)
-
-
-def _two_users(g: Graph, x: torch.Tensor) -> torch.Tensor:
-    inner = g.norm(g.conv(x))
-    return g.relu(inner) * inner
-
-
-def _doubled(g: Graph, x: torch.Tensor) -> torch.Tensor:
-    inner = g.conv(x)
-    return inner + inner
-
-
-def _late_norm(g: Graph, x: torch.Tensor) -> torch.Tensor:
-    inner = g.conv(x)
-    return g.norm(inner) - inner
-
-
-CONVOLUTION = "FusedConvolution"
-# What is computed, and what must be left of it behind the stem.
-GRAPHS: dict[str, tuple[Callable[[Any, torch.Tensor], torch.Tensor], list[str]]] = {
-    "convolution": (lambda g, x: g.conv(x), [CONVOLUTION]),
-    "norm": (lambda g, x: g.norm(g.conv(x)), [CONVOLUTION]),
-    "relu": (lambda g, x: g.relu(g.conv(x)), [CONVOLUTION]),
-    "norm, relu": (lambda g, x: g.relu(g.norm(g.conv(x))), [CONVOLUTION]),
-    "relu as function": (lambda g, x: functional.relu(g.norm(g.conv(x))), [CONVOLUTION]),
-    "relu as another function": (lambda g, x: torch.relu(g.norm(g.conv(x))), [CONVOLUTION]),
-    "relu as method": (lambda g, x: g.norm(g.conv(x)).relu(), [CONVOLUTION]),
-    "another activation": (lambda g, x: g.relu6(g.norm(g.conv(x))), [CONVOLUTION, "ReLU6"]),
-    "relu before the norm": (lambda g, x: g.norm(g.relu(g.conv(x))), [CONVOLUTION, "BatchNorm2d"]),
-    "norm, sum": (lambda g, x: g.norm(g.conv(x)) + x, [CONVOLUTION]),
-    "norm, sum, relu": (lambda g, x: g.relu(g.norm(g.conv(x)) + x), [CONVOLUTION]),
-    "sum the other way round": (lambda g, x: g.relu(x + g.norm(g.conv(x))), [CONVOLUTION]),
-    "sum as function": (lambda g, x: torch.add(x, g.norm(g.conv(x))), [CONVOLUTION]),
-    "norm, relu, sum": (lambda g, x: g.relu(g.norm(g.conv(x))) + x, [CONVOLUTION, "add"]),
-    "both summands": (lambda g, x: g.relu(g.norm(g.conv(x)) + g.norm2(g.conv2(x))), [CONVOLUTION] * 2),
-    "both summands, rectified": (
-        lambda g, x: g.relu(g.norm(g.conv(x)).relu() + g.norm2(g.conv2(x)).relu()),
-        [CONVOLUTION, CONVOLUTION, "add", "ReLU"],
-    ),
-    "one behind the other": (lambda g, x: g.relu(g.conv2(g.relu(g.norm(g.conv(x)))) + x), [CONVOLUTION] * 2),
-    "twice itself": (_doubled, [CONVOLUTION, "add"]),
-    "weighted sum": (lambda g, x: torch.add(g.conv(x), x, alpha=2), [CONVOLUTION, "add"]),
-    "sum with a number": (lambda g, x: g.relu(g.conv(x) + 1.5), [CONVOLUTION, "add", "ReLU"]),
-    "difference": (lambda g, x: g.relu(x - g.conv(x)), [CONVOLUTION, "sub", "ReLU"]),
-    "broadcast sum": (_broadcast, [CONVOLUTION, "adaptive_avg_pool2d", "add"]),
-    "two users of the norm": (_two_users, [CONVOLUTION, "ReLU", "mul"]),
-    "two users of the convolution": (_late_norm, [CONVOLUTION, "BatchNorm2d", "sub"]),
-}
 
 
 @contextmanager
@@ -307,6 +242,14 @@ class TestPrecision:
     def test_inputs_of_another_type_are_taken(self) -> None:
         fused = FusedConvolution(nn.Conv2d(3, 4, 1), None, relu=True, version=lambda: 0, dtype=torch.bfloat16)
         assert fused(_images(), torch.zeros(4, 4, 8, 8)).dtype == torch.bfloat16
+
+    def test_processors_whose_onednn_refuses_bfloat16(self, enliven: Enliven, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fusion, "_onednn_takes_bfloat16", lambda: False)
+        network = enliven(Graph(GRAPHS["norm, sum, relu"][0]), _images(batch=16))
+        with torch.no_grad():
+            logits = _fused(network, _images(), torch.bfloat16)(_images())
+            torch.testing.assert_close(logits.float(), network(_images()), rtol=0.05, atol=0.05)
+        assert logits.dtype == torch.bfloat16
 
 
 class TestFreshness:

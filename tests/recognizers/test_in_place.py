@@ -1,0 +1,105 @@
+"""Stages that work in place compute the very numbers of their graphs, and overwrite nothing that others still need."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from stage_graphs import GRAPHS, Graph
+from torch import fx, nn
+
+from recognizers import zoo
+from recognizers.compaction import make_plain
+from recognizers.execution.in_place import in_place
+from recognizers.execution.stages import Stage, cut
+from recognizers.recovery import batch_norms, recalibrating
+
+IN_PLACE = {
+    "norm, relu": ["_rectify"],
+    "relu as function": ["_rectify"],
+    "relu as another function": ["_rectify"],
+    "relu as method": ["_rectify"],
+    "norm, sum": ["_add_to"],
+    "norm, sum, relu": ["_add_to", "_rectify"],
+    "sum the other way round": ["_add_to", "_rectify"],
+    "sum as function": ["_add_to"],
+    "norm, relu, sum": ["_rectify"],
+    "both summands": ["_add_to", "_rectify"],
+    "both summands, rectified": ["_rectify", "_rectify"],
+    "one behind the other": ["_rectify"],
+}
+"""What overwrites something, by graph; nothing in the other graphs."""
+
+
+def _images(size: int = 8, batch: int = 6) -> torch.Tensor:
+    images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+    return images.to(memory_format=torch.channels_last)
+
+
+def _stages(network: nn.Module) -> list[tuple[Stage, fx.GraphModule]]:
+    """With their counterparts in place."""
+    stages = cut(network.eval(), _images(size=32 if not isinstance(network, Graph) else 8, batch=2))
+    return [(stage, in_place(stage.graph, network)) for stage in stages if stage.graph is not None]
+
+
+def _overwriting(stage: fx.GraphModule) -> list[str]:
+    names = [getattr(node.target, "__name__", str(node.target)) for node in stage.graph.nodes]
+    return [name for name in names if name in ("_add_to", "_rectify")]
+
+
+def _calibrated(network: nn.Module, run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode(), recalibrating(batch_norms(network.modules())):
+        return run(images)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_outputs_and_statistics_are_those_of_the_graph(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    network = Graph(GRAPHS[name][0]).eval()
+    other = copy.deepcopy(network)
+    (_, stem), (stage, fast) = _stages(network)
+    features = stem(_images()).detach()
+    before = features.clone()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        actual = _calibrated(network, fast, features)
+        expected = _calibrated(other, stage.module(other), features)
+    assert torch.equal(actual, expected)
+    assert actual.dtype == expected.dtype
+    assert all(map(torch.equal, network.buffers(), other.buffers()))
+    assert torch.equal(features, before), "what is kept between stages must outlive the stage that reads it"
+    assert _overwriting(fast) == IN_PLACE.get(name, [])
+
+
+@pytest.mark.parametrize("architecture", ["vgg16_bn", "resnet20", "mobilenet_v2", "densenet121"])
+def test_architectures(architecture: str) -> None:
+    torch.manual_seed(0)
+    network = make_plain(zoo.create(architecture, classes=10, in_channels=3)).eval()
+    other = copy.deepcopy(network)
+    pairs = _stages(network)
+    actual = expected = _images(size=32)
+    for stage, fast in pairs:
+        actual, expected = _calibrated(network, fast, actual), _calibrated(other, stage.module(other), expected)
+        assert torch.equal(actual, expected)
+    assert all(map(torch.equal, network.buffers(), other.buffers()))
+    assert any(_overwriting(fast) for _, fast in pairs)
+
+
+def test_hooked_modules_are_called() -> None:
+    network, seen = Graph(GRAPHS["norm, relu"][0]), list[str]()
+    network.relu.register_forward_hook(lambda *_: seen.append("relu"))
+    _, (_, fast) = _stages(network)
+    seen.clear()
+    with torch.inference_mode():
+        fast(torch.randn(2, 6, 8, 8))
+    assert seen == ["relu"]
+    assert not _overwriting(fast)
+
+
+def test_the_graph_is_left_unchanged() -> None:
+    network = Graph(GRAPHS["norm, sum, relu"][0])
+    _, (stage, _) = _stages(network)
+    assert stage.graph is not None
+    before = str(stage.graph)
+    in_place(stage.graph, network)
+    assert str(stage.graph) == before
