@@ -1,6 +1,5 @@
 """Settings of a recognizer and of its data, and how one is built from them."""
 
-import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from recognizers.latency_table import LatencyModel, read_latency_table
 from recognizers.preparation import AnyPreparation, FilterReplacement, PcaInit, Provenance, Start
 from recognizers.preparation.narrowing import narrowed_network
 from recognizers.preparation.retraining import replace_filters
+from recognizers.process import keep_freed_memory, set_threads
 from recognizers.recognizer import DEFAULT_CACHE_MEGABYTES, Recognizer
 from recognizers.recovery import Recovery
 from recognizers.sharing import fingerprint, shared
@@ -173,7 +173,8 @@ def build_recognizer(
         WeightsError: the weights are missing or do not fit.
         ConfigurationError: the latency table is one of another network.
     """
-    _set_threads(config.threads)
+    set_threads(config.threads)
+    keep_freed_memory()
     if baseline is None:
         reported: list[EpochRecord] = []
 
@@ -309,19 +310,6 @@ def _baseline_key(config: RecognizerConfig, data: DataConfig) -> str:
         decisive.add("training")
     settings = [config.model_dump(include=decisive), data.model_dump(exclude={"root", "download"})]
     return fingerprint(settings, [*files, weights] if weights else files)
-
-
-def _set_threads(threads: int | None) -> None:
-    """Set the CPU threads of the process, where it is asked for; a forked process has one.
-
-    OpenMP cannot start its threads in a process that multiprocessing has forked from one where they ran: the first
-    parallel loop would wait for them forever.
-    """
-    process = multiprocessing.current_process()
-    if "fork" in multiprocessing.get_all_start_methods():
-        threads = 1 if isinstance(process, multiprocessing.get_context("fork").Process) else threads
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def find_weights(config: RecognizerConfig) -> Path | None:
