@@ -31,6 +31,7 @@ from recognizers.config import WEIGHTS_VARIABLE
 from recognizers.errors import ConfigurationError, FileError, UnknownNameError
 from recognizers.files import read_json, write_json, write_text
 from tests.agents.tiny_controller import TINY
+from tests.waiting import wait_until
 
 SMALL = """
     overrides:
@@ -242,9 +243,7 @@ def test_a_killed_benchmark_resumes_without_repeating_finished_runs(config: str)
     results = Path("out/results.jsonl")
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + 120
-            while not (results.exists() and results.read_text().count("\n") >= 2) and time.monotonic() < deadline:
-                time.sleep(0.05)
+            wait_until(lambda: results.exists() and results.read_text().count("\n") >= 2, "two runs end", 120)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
     before = results.read_text()

@@ -3,8 +3,7 @@
 import gc
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from recognizers.errors import ConfigurationError
 from recognizers.masks import weights_sha256
 from recognizers.recognizer import Recognizer
 from recognizers.zoo import create, register_architecture, registry
+from tests.waiting import wait_until
 
 RECOVERIES = [{"kind": "none"}, {"kind": "bn", "images": 64}, {"kind": "finetune", "steps": 2, "images": 64}]
 REMOTE = [*TINY, "sampling.cpus_per_env_runner=0.1", "evaluation_interval=60"]
@@ -194,7 +194,7 @@ class TestRunner:
         # The actor that knows the reference may die, too, while nobody reads.
         ray.kill(ray.get_actor(publication.name, NAMESPACE), no_restart=False)
         ray.kill(runner, no_restart=False)
-        wait_until(lambda: ray.get(runner.process.remote()) != process)
+        wait_until(lambda: ray.get(runner.process.remote()) != process, "another runner comes")
         assert ray.get(runner.build.remote(remote(env, publication)))["outside the store"] == []
 
     def test_nothing_is_left_once_it_is_closed(self, runner: Any, published: tuple[PruningEnv, Publication]) -> None:
@@ -203,7 +203,7 @@ class TestRunner:
         publication.close()
         with pytest.raises(ray.exceptions.RayTaskError, match=r"published no more.*--resume"):
             ray.get(runner.build.remote(remote(env, publication)))
-        wait_until(lambda: not is_published(publication.name))
+        wait_until(lambda: not is_published(publication.name), "the publication goes")
 
 
 def is_published(name: str) -> bool:
@@ -211,14 +211,6 @@ def is_published(name: str) -> bool:
         return ray.get_actor(name, NAMESPACE) is not None
     except ValueError:
         return False
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(100):
-        if condition():
-            return
-        time.sleep(0.1)
-    pytest.fail("waited in vain")
 
 
 class Tied(nn.Module):
@@ -289,7 +281,7 @@ class TestTraining:
             assert states == [(2, 1, contents(trained.env.recognizer.baseline))]
         finally:
             trained.stop()
-        wait_until(lambda: not is_published(name))
+        wait_until(lambda: not is_published(name), "the publication goes")
         pickles = [path.read_bytes() for path in run.checkpoints.rglob("*") if path.is_file()]
         assert any(name.encode() in pickle for pickle in pickles)
         assert not any(b"ObjectRef" in pickle for pickle in pickles)
@@ -303,7 +295,7 @@ class TestTraining:
         with pytest.raises(ValueError, match="scheduled"):
             monkeypatch.setattr("agents.controller.R2D2", lambda config: (_ for _ in ()).throw(ValueError("scheduled")))
             training(RunDirectory.create(Path("run"), "train"), task, 1, 60)
-        wait_until(lambda: not is_published(names[0]))
+        wait_until(lambda: not is_published(names[0]), "the publication goes")
 
     @pytest.mark.slow
     def test_a_killed_runner_comes_back(self, home: Path, files: TaskConfig) -> None:

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+
+from tests.waiting import wait_until
 
 DRIVER = """
 import sys
@@ -33,22 +34,12 @@ def test_a_killed_benchmark_takes_its_case_along(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
     driver = subprocess.Popen([sys.executable, str(script), str(pid_file)], env=environment)
     try:
-        assert wait_until(pid_file.exists), "the case did not begin"
+        wait_until(pid_file.exists, "the case begins")
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     pid = int(pid_file.read_text())
-    assert wait_until(lambda: not is_running(pid)), "the case goes on"
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 60) -> bool:
-    """Whether something comes to hold within some seconds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if holds():
-            return True
-        time.sleep(0.05)
-    return False
+    wait_until(lambda: not is_running(pid), "the case ends")
 
 
 def is_running(pid: int) -> bool:
