@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from recognizers.criteria.filters import filters, per_filter, per_unit
 from recognizers.criteria.registry import register_criterion
+from recognizers.execution.strided import safe_strides
 from recognizers.recognizer import Recognizer
 from recognizers.recovery import calibration_batches, recalibrate
 from recognizers.sampling import training_sample
@@ -154,6 +155,8 @@ def _at_rest(recognizer: Recognizer, generator: np.random.Generator, temperature
     def losses() -> Iterator[Tensor]:
         batches = calibration_batches(images, BATCH)
         for batch, right in zip(batches, labels.tensor_split(len(batches)), strict=True):
-            yield functional.cross_entropy(network(batch) / temperature, right, reduction="sum") / len(images)
+            with safe_strides(network.modules()):
+                logits = network(batch)
+            yield functional.cross_entropy(logits / temperature, right, reduction="sum") / len(images)
 
     return network, losses

@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Never
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from recognizers.data import Examples, Mixing, Normalization, Splits, augment
 from recognizers.errors import ConfigurationError
 from recognizers.evaluation import Precision, accuracy, autocast, network_device, predict, to_inputs, training_mode
+from recognizers.execution.strided import safe_strides
 from recognizers.execution.wide_norm import wide_norms
 from recognizers.training.config import TrainingConfig
 from recognizers.training.distillation import Lesson, Teacher, run_chain
@@ -82,7 +84,7 @@ def train(
     examples, held_out = splits.train.to(device), splits.selection.to(device)
     steps = max(1, len(examples.labels) // config.batch_size)
     randomness = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with training_mode(network, True), wide_norms(network.modules()), randomness:
+    with training_mode(network, True), _adapted(network), randomness:
         torch.manual_seed(config.seed)
         state = TrainingState(
             network,
@@ -153,13 +155,20 @@ def sgd_steps(
     network.to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
     loss = torch.zeros((), device=device)
-    with training_mode(network, True), wide_norms(network.modules()):
+    with training_mode(network, True), _adapted(network):
         for index in itertools.islice(_endless_batches(len(labels), batch_size, generator), steps):
             batch = _draw(
                 Examples(images, labels), index, device=device, flip=flip, padding=padding, generator=generator
             )
             loss += _step(network, [optimizer], batch, normalization=normalization, precision=precision)[0]
     return loss.item() / steps if steps else math.nan
+
+
+@contextmanager
+def _adapted(network: nn.Module) -> Iterator[None]:
+    """Within, the network computes the same, fast and safely where it is narrow."""
+    with wide_norms(network.modules()), safe_strides(network.modules()):
+        yield
 
 
 def _train_epoch(

@@ -15,6 +15,7 @@ from torch.nn import functional
 from recognizers.baseline import Baseline
 from recognizers.data import Normalization, Splits
 from recognizers.errors import ConfigurationError
+from recognizers.execution.strided import safe_strides
 from recognizers.recognizer import Recognizer
 from recognizers.reconstruction import layer as reconstruction_layer
 from recognizers.recovery import NoRecovery, ReconstructRecovery, Recovery, UnifyRecovery, recalibrate
@@ -194,7 +195,8 @@ class TestUse:
             losses = []
             for _ in range(10):
                 optimiser.zero_grad()
-                loss = functional.cross_entropy(network(images), labels)
+                with safe_strides(network.modules()):
+                    loss = functional.cross_entropy(network(images), labels)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 losses.append(float(loss.detach()))
