@@ -21,19 +21,29 @@ def in_place(graph: fx.Graph, network: nn.Module) -> fx.GraphModule:
             continue
         written = node
         if (follower := only_user(written)) and (other := other_summand(follower, written)):
-            follower.target, follower.args = _add_to, (written, other)
+            follower.target, follower.args = _add_to, (written, other, follower.args[0] is written)
             written = follower
         if (follower := only_user(written)) and is_relu(modules, follower):
             follower.op, follower.target, follower.args, follower.kwargs = "call_function", _rectify, (written,), {}
     return fx.GraphModule(network, result)
 
 
-def _add_to(features: Tensor, other: Tensor) -> Tensor:
-    """Their sum, of equal shapes; in the memory of the first where that has the sum's type."""
-    return features.add_(other) if features.dtype == torch.result_type(features, other) else features + other
+def _add_to(features: Tensor, other: Tensor, comes_first: bool) -> Tensor:
+    """Their sum, of equal shapes; in the memory of ``features`` where the sum would have its type and layout."""
+    same = features.dtype == torch.result_type(features, other) and features.stride() == other.stride()
+    if same and _keeps_layout(features):
+        return features.add_(other)
+    return features + other if comes_first else other + features  # the first decides on the layout
 
 
 def _rectify(features: Tensor) -> Tensor:
-    """ReLU, in place of its argument."""
-    # Of a single channel relu() returns other strides, by which the next convolution chooses how to compute.
-    return features.relu_() if features.shape[1] > 1 else features.relu()
+    """ReLU; in place where the result would have the same layout."""
+    return features.relu_() if _keeps_layout(features) else features.relu()
+
+
+def _keeps_layout(features: Tensor) -> bool:
+    """Whether what is computed from it element by element has its strides, by which convolutions choose how to compute.
+
+    Of a single channel, or a single pixel, both layouts are the same memory. PyTorch then goes over to its default one.
+    """
+    return not features.is_contiguous() and features.is_contiguous(memory_format=torch.channels_last)

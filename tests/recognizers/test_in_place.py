@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import odd_networks
 import pytest
 import torch
 from stage_graphs import GRAPHS, Graph
@@ -36,9 +37,9 @@ def _images(size: int = 8, batch: int = 6) -> torch.Tensor:
     return images.to(memory_format=torch.channels_last)
 
 
-def _stages(network: nn.Module) -> list[tuple[Stage, fx.GraphModule]]:
+def _stages(network: nn.Module, images: torch.Tensor) -> list[tuple[Stage, fx.GraphModule]]:
     """With their counterparts in place."""
-    stages = cut(network.eval(), _images(size=32 if not isinstance(network, Graph) else 8, batch=2))
+    stages = cut(network.eval(), images[:2])
     return [(stage, in_place(stage.graph, network)) for stage in stages if stage.graph is not None]
 
 
@@ -58,7 +59,7 @@ def test_outputs_and_statistics_are_those_of_the_graph(name: str, dtype: torch.d
     torch.manual_seed(0)
     network = Graph(GRAPHS[name][0]).eval()
     other = copy.deepcopy(network)
-    (_, stem), (stage, fast) = _stages(network)
+    (_, stem), (stage, fast) = _stages(network, _images())
     features = stem(_images()).detach()
     before = features.clone()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -76,8 +77,8 @@ def test_architectures(architecture: str) -> None:
     torch.manual_seed(0)
     network = make_plain(zoo.create(architecture, classes=10, in_channels=3)).eval()
     other = copy.deepcopy(network)
-    pairs = _stages(network)
     actual = expected = _images(size=32)
+    pairs = _stages(network, actual)
     for stage, fast in pairs:
         actual, expected = _calibrated(network, fast, actual), _calibrated(other, stage.module(other), expected)
         assert torch.equal(actual, expected)
@@ -85,10 +86,24 @@ def test_architectures(architecture: str) -> None:
     assert any(_overwriting(fast) for _, fast in pairs)
 
 
+@pytest.mark.parametrize("inner", [1, 2])
+@pytest.mark.parametrize("width", [1, 3])
+def test_layouts_stay_where_a_single_channel_leaves_them_open(width: int, inner: int) -> None:
+    """The next convolution computes by the layout of what it is given, and figures must not depend on the way there."""
+    torch.manual_seed(0)
+    network = odd_networks.Residual(width, inner).eval()
+    other = copy.deepcopy(network)
+    actual = expected = _images()[:, :1].contiguous().to(memory_format=torch.channels_last)
+    for stage, fast in _stages(network, actual):
+        actual, expected = _calibrated(network, fast, actual), _calibrated(other, stage.module(other), expected)
+        assert torch.equal(actual, expected)
+        assert actual.stride() == expected.stride()
+
+
 def test_hooked_modules_are_called() -> None:
     network, seen = Graph(GRAPHS["norm, relu"][0]), list[str]()
     network.relu.register_forward_hook(lambda *_: seen.append("relu"))
-    _, (_, fast) = _stages(network)
+    _, (_, fast) = _stages(network, _images())
     seen.clear()
     with torch.inference_mode():
         fast(torch.randn(2, 6, 8, 8))
@@ -98,7 +113,7 @@ def test_hooked_modules_are_called() -> None:
 
 def test_the_graph_is_left_unchanged() -> None:
     network = Graph(GRAPHS["norm, sum, relu"][0])
-    _, (stage, _) = _stages(network)
+    _, (stage, _) = _stages(network, _images())
     assert stage.graph is not None
     before = str(stage.graph)
     in_place(stage.graph, network)
