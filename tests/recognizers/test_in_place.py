@@ -86,12 +86,14 @@ def test_architectures(architecture: str) -> None:
     assert any(_overwriting(fast) for _, fast in pairs)
 
 
-@pytest.mark.parametrize("inner", [1, 2])
+@pytest.mark.parametrize(("inner", "third"), [(1, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize("width", [1, 3])
-def test_layouts_stay_where_a_single_channel_leaves_them_open(width: int, inner: int) -> None:
+def test_layouts_stay_where_a_single_channel_leaves_them_open(width: int, inner: int, third: int) -> None:
     """The next convolution computes by the layout of what it is given, and figures must not depend on the way there."""
     torch.manual_seed(0)
-    network = odd_networks.Residual(width, inner).eval()
+    network = odd_networks.Residual(width, inner)
+    network.blocks[2] = odd_networks.Bottleneck(width, third, stride=2)  # its sum is that of two norms
+    network.eval()
     other = copy.deepcopy(network)
     actual = expected = _images()[:, :1].contiguous().to(memory_format=torch.channels_last)
     for stage, fast in _stages(network, actual):
