@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 10) -> None:
     """Wait until something holds; fail after so many seconds, naming ``what`` was waited for."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -5,28 +5,22 @@ vector has numbers (https://github.com/uxlfoundation/oneDNN/issues/6035, with AV
 Narrow shortcuts of residual networks are such convolutions. If the pixels are picked first, no stride is left.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 from torch.nn import functional
+
+from recognizers.execution.forward import lent_forward
 
 _FEW = 16
 """Numbers in the longest vector of float32."""
 
 
-@contextmanager
-def safe_strides(modules: Iterable[nn.Module]) -> Iterator[None]:
+def safe_strides(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
     """Within, forward passes of such convolutions among ``modules`` can be differentiated; they compute the same."""
     chosen = [module for module in modules if type(module) is nn.Conv2d and _is_unsafe(module)]
-    for convolution in chosen:
-        convolution.forward = partial(_forward, convolution)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for convolution in chosen:
-            del convolution.forward
+    return lent_forward(chosen, _forward)
 
 
 def _is_unsafe(convolution: nn.Conv2d) -> bool:

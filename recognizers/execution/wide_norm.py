@@ -7,33 +7,27 @@ by side in memory can be taken for one pixel of a multiple of the channels. Stat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recognizers.execution.forward import lent_forward
+
 WIDE = 128
 """Channels from which on the kernels are at full speed."""
 
 
-@contextmanager
-def wide_norms(modules: Iterable[nn.Module]) -> Iterator[None]:
+def wide_norms(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
     """Within, batch norms among ``modules`` take the fast way where there is one; what they compute stays the same.
 
     Gradients of gradients are not available within.
     """
     chosen = [norm for norm in modules if type(norm) is nn.BatchNorm2d and norm.running_mean is not None]
-    for norm in chosen:
-        norm.forward = partial(_forward, norm)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for norm in chosen:
-            del norm.forward
+    return lent_forward(chosen, _forward)
 
 
 def normalise(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -194,7 +194,7 @@ class TestRunner:
         # The actor that knows the reference may die, too, while nobody reads.
         ray.kill(ray.get_actor(publication.name, NAMESPACE), no_restart=False)
         ray.kill(runner, no_restart=False)
-        wait_until(lambda: ray.get(runner.process.remote()) != process, "another runner comes")
+        wait_until(lambda: ray.get(runner.process.remote()) != process, "another runner comes", 60)
         assert ray.get(runner.build.remote(remote(env, publication)))["outside the store"] == []
 
     def test_nothing_is_left_once_it_is_closed(self, runner: Any, published: tuple[PruningEnv, Publication]) -> None:

@@ -34,12 +34,12 @@ def test_a_killed_benchmark_takes_its_case_along(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
     driver = subprocess.Popen([sys.executable, str(script), str(pid_file)], env=environment)
     try:
-        wait_until(pid_file.exists, "the case begins")
+        wait_until(pid_file.exists, "the case begins", 60)
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     pid = int(pid_file.read_text())
-    wait_until(lambda: not is_running(pid), "the case ends")
+    wait_until(lambda: not is_running(pid), "the case ends", 60)
 
 
 def is_running(pid: int) -> bool:
