@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from recognizers.device import device_name, processor_name
+from recognizers.device import device_name, is_amd_processor, processor_name
 
 X86 = """processor\t: 0
+vendor_id\t: AuthenticAMD
 cpu family\t: 26
 model\t\t: 2
 model name\t: AMD EPYC
@@ -32,3 +33,18 @@ def test_the_system_names_the_processor(tmp_path: Path, text: str | None, name: 
 
 def test_the_cpu_is_named_by_its_processor() -> None:
     assert device_name(torch.device("cpu")) == processor_name() != ""
+
+
+@pytest.mark.parametrize(("text", "amd"), [(X86, True), (X86.replace("AuthenticAMD", "GenuineIntel"), False)])
+def test_the_system_names_the_maker(tmp_path: Path, text: str, amd: bool) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    assert is_amd_processor(path) == amd
+
+
+@pytest.mark.parametrize(
+    ("name", "amd"), [("AMD64 Family 25 Model 33 Stepping 2, AuthenticAMD", True), ("Intel64, GenuineIntel", False)]
+)
+def test_elsewhere_python_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, amd: bool) -> None:
+    monkeypatch.setattr(platform, "processor", lambda: name)
+    assert is_amd_processor(tmp_path / "none") == amd

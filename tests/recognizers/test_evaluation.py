@@ -1,5 +1,7 @@
 """Prediction leaves the network as found and measures what it says."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -93,10 +95,11 @@ def test_accuracy_and_cross_entropy() -> None:
 def test_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_precision("float32", "cpu") == torch.float32
     assert resolve_precision("bfloat16", "cpu") == torch.bfloat16
-    for amx, avx, expected in ((True, False, torch.bfloat16), (False, True, torch.bfloat16), (False, False, None)):
+    for amx, avx, amd in itertools.product((True, False), repeat=3):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
-        assert resolve_precision("auto", "cpu") == (expected or torch.float32)
+        monkeypatch.setattr("recognizers.evaluation.is_amd_processor", lambda amd=amd: amd)
+        assert resolve_precision("auto", "cpu") == (torch.bfloat16 if amx or (avx and amd) else torch.float32)
     for capability, expected in (((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
         assert resolve_precision("auto", "cuda:0") == expected
