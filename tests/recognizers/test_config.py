@@ -1,6 +1,7 @@
 """A recognizer from its settings: which weights it takes, and what it says when they are missing or do not fit."""
 
 import gc
+import warnings
 import weakref
 from pathlib import Path
 
@@ -127,6 +128,21 @@ class TestBuild:
     def test_configured_weights_that_do_not_exist(self) -> None:
         with pytest.raises(FileError, match="no such file"):
             build_recognizer(CONVNET.model_copy(update={"weights": "no.safetensors"}), DATA, NoRecovery())
+
+
+@pytest.mark.parametrize(
+    ("gains", "precision", "warned"), [(False, "bfloat16", 1), (False, "auto", 0), (True, "bfloat16", 0)]
+)
+def test_a_precision_that_only_costs_time_is_told(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, gains: bool, precision: str, warned: int
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: gains)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    settings = CONVNET.model_copy(update={"weights": str(weights), "precision": precision})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build_recognizer(settings, DATA, NoRecovery())
+    assert len([warning for warning in caught if "slower than float32" in str(warning.message)]) == warned
 
 
 class TestSharing:
