@@ -70,15 +70,15 @@ class Engine(Subject):
         self._baseline, self._compact = baseline, compact
         stages = baseline.stages
         versions = compact.versions
-        self._unfused = [
-            compact.module if stage.graph is None else in_place(stage.graph, compact.module) for stage in stages
-        ]
-        self._fused = [
-            compact.module
-            if stage.graph is None
-            else fuse(stage.graph, compact.module, lambda part: [versions[path] for path in part], baseline.dtype)
-            for stage in stages
-        ]
+        self._unfused, self._fused = (
+            [
+                compact.module
+                if stage.graph is None
+                else make(stage.graph, compact.module, lambda part: [versions[path] for path in part], baseline.dtype)
+                for stage in stages
+            ]
+            for make in (in_place, fuse)
+        )
         paths = [sorted(stage.paths) for stage in stages]
         self._norm_paths = [
             [path for path in part if batch_norms([compact.module.get_submodule(path)])] for part in paths

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recognizers.execution.forward import lent_forward
+from recognizers.execution.reshaping import join_pixels
 
 WIDE = 128
 """Channels from which on the kernels are at full speed."""
@@ -67,7 +68,7 @@ class _Normalise(torch.autograd.Function):
         pixels = _pixels(features)
         wide = _repeated(pixels, weight, mean, variance)
         _, *sums = torch.ops.aten.native_batch_norm_backward(
-            *(_widened(gradient, pixels), _widened(features, pixels)),
+            *(join_pixels(gradient, pixels), join_pixels(features, pixels)),
             *(*wide, None, None, False, ctx.eps, [False, True, True]),
         )
         weight_gradient, bias_gradient = torch.stack(sums).view(2, pixels, -1).sum(1)
@@ -84,7 +85,7 @@ class _Normalise(torch.autograd.Function):
 
 def _normalised(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     pixels = _pixels(features)
-    wide = _widened(features, pixels)
+    wide = join_pixels(features, pixels)
     # Running statistics in float32, which nobody looks at, make it return float32 ones of bfloat16 features, too.
     unused = [weight.new_empty(wide.shape[1]) for _ in range(2)]
     means, variances = torch.batch_norm_update_stats(wide, unused[0], unused[1], 0.0)
@@ -131,18 +132,11 @@ def _pixels(features: Tensor) -> int:
     return pixels
 
 
-def _widened(features: Tensor, pixels: int) -> Tensor:
-    """The same memory as ``[N, pixels * C, H, W / pixels]``."""
-    count, channels, height, width = features.shape
-    rows = features.permute(0, 2, 3, 1).reshape(count, height, width // pixels, pixels * channels)
-    return rows.permute(0, 3, 1, 2)
-
-
 def _affine(
     features: Tensor, pixels: int, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
 ) -> Tensor:
     """``(features - mean) / sqrt(variance + eps) * weight + bias``, channel by channel."""
-    wide = _widened(features, pixels)
+    wide = join_pixels(features, pixels)
     weight, bias, mean, variance = _repeated(pixels, weight, bias, mean, variance)
     result = torch.batch_norm(wide, weight, bias, mean, variance, False, 0.0, eps, False)
     # The same memory as a tensor of its own: autograd refuses to let views made within a function be overwritten.

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from recognizers.data import Examples, Mixing, Normalization, Splits, augment
 from recognizers.errors import ConfigurationError
 from recognizers.evaluation import Precision, accuracy, autocast, network_device, predict, to_inputs, training_mode
+from recognizers.execution.reshaping import small_maps
 from recognizers.execution.strided import safe_strides
 from recognizers.execution.wide_norm import wide_norms
 from recognizers.training.config import TrainingConfig
@@ -167,7 +168,7 @@ def sgd_steps(
 @contextmanager
 def _adapted(network: nn.Module) -> Iterator[None]:
     """Within, the network computes the same, fast and safely where it is narrow."""
-    with wide_norms(network.modules()), safe_strides(network.modules()):
+    with wide_norms(network.modules()), safe_strides(network.modules()), small_maps(network.modules()):
         yield
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from recognizers.errors import ConfigurationError
-from recognizers.execution.fusion import folded
+from recognizers.execution.convolution import folded
 from recognizers.zoo.registry import register_architecture
 from recognizers.zoo.resnet import (
     CIFAR_WIDTHS,

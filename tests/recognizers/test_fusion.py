@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from recognizers import zoo
 from recognizers.compaction import make_plain
-from recognizers.execution import fusion
-from recognizers.execution.fusion import FusedConvolution, folded, fuse
+from recognizers.execution import convolution
+from recognizers.execution.convolution import FusedConvolution, folded
+from recognizers.execution.fusion import fuse
 from recognizers.execution.stages import cut
 
 Enliven = Callable[..., nn.Module]
@@ -244,7 +245,7 @@ class TestPrecision:
         assert fused(_images(), torch.zeros(4, 4, 8, 8)).dtype == torch.bfloat16
 
     def test_processors_whose_onednn_refuses_bfloat16(self, enliven: Enliven, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fusion, "_onednn_takes_bfloat16", lambda: False)
+        monkeypatch.setattr(convolution, "_onednn_takes_bfloat16", lambda: False)
         network = enliven(Graph(GRAPHS["norm, sum, relu"][0]), _images(batch=16))
         with torch.no_grad():
             logits = _fused(network, _images(), torch.bfloat16)(_images())

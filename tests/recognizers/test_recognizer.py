@@ -16,8 +16,8 @@ from recognizers.costs import count_cost
 from recognizers.data import Normalization, Splits
 from recognizers.errors import ConfigurationError, MaskError
 from recognizers.evaluation import accuracy, predict
+from recognizers.execution.convolution import FusedConvolution
 from recognizers.execution.engine import Engine
-from recognizers.execution.fusion import FusedConvolution
 from recognizers.recognizer import Recognizer
 from recognizers.recovery import BatchNormRecovery, FinetuneRecovery, NoRecovery, Recovery
 

@@ -1,0 +1,163 @@
+"""Convolutions for inference, with what follows them in one pass over memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recognizers.execution.reshaping import (
+    Size,
+    as_linear,
+    is_linear_faster,
+    join_pixels,
+    joined,
+    linear,
+    output_size,
+    pixels_to_join,
+    split_pixels,
+)
+
+Convolve = Callable[[Tensor, Tensor | None], Tensor]
+"""From features and what is to be added to the result, if anything."""
+
+
+class FusedConvolution(nn.Module):
+    """A convolution with what follows it: batch norm folded into its weights, a sum with another tensor, ReLU.
+
+    On CPUs oneDNN does the sum and the ReLU while the convolution's result is still in the cache. Weights are folded
+    in float32 and rounded once. Where another shape takes less time (see :mod:`recognizers.execution.reshaping`), the
+    convolution is computed in that.
+
+    Args:
+        convolution: whose tensors are read again when they changed.
+        norm: the batch norm behind it, likewise.
+        relu: whether a ReLU ends it.
+        version: changes whenever a tensor of either module does.
+        dtype: to compute in.
+    """
+
+    def __init__(
+        self,
+        convolution: nn.Conv2d,
+        norm: nn.BatchNorm2d | None,
+        *,
+        relu: bool,
+        version: Callable[[], object],
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        # In a tuple, so that they are not registered as submodules of this module.
+        self._read = (convolution, norm)
+        self._relu, self._current, self._dtype = relu, version, dtype
+        self._convolve: Convolve | None = None
+        self._prepared: object = None
+
+    def forward(self, features: Tensor, other: Tensor | None = None) -> Tensor:
+        """Convolve ``features``, ``[N, C, H, W]``; add ``other``, shaped like the result."""
+        features = features.to(self._dtype)
+        state = (self._current(), features.shape[1:], runs_on_onednn(features))
+        if self._convolve is None or self._prepared != state:
+            self._convolve, self._prepared = self._prepare(features, sums=other is not None), state
+        return self._convolve(features, None if other is None else other.to(self._dtype))
+
+    @torch.no_grad()
+    def _prepare(self, features: Tensor, *, sums: bool) -> Convolve:
+        convolution, norm = self._read
+        weight, bias = (convolution.weight, convolution.bias) if norm is None else folded(convolution, norm)
+        weight, bias = weight.detach().to(self._dtype), None if bias is None else bias.detach()
+        size = cast(Size, tuple(features.shape[2:]))
+        if not runs_on_onednn(features):
+            return self._plain(weight, bias)
+        if is_linear_faster(convolution, size):
+            return self._linear(weight, bias, size)
+        if bias is not None and sums:  # only oneDNN's plain convolution takes a bias in float32
+            bias = bias.to(self._dtype)
+        return self._fused(weight, bias, features, pixels_to_join(convolution, size) if _has_lanes(self._dtype) else 1)
+
+    def _plain(self, weight: Tensor, bias: Tensor | None) -> Convolve:
+        """By PyTorch's operations."""
+        convolution, _ = self._read
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        bias = None if bias is None else bias.to(self._dtype)
+        geometry: Any = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+
+        def convolve(features: Tensor, other: Tensor | None) -> Tensor:
+            return self._finished(functional.conv2d(features, weight, bias, *geometry), other)
+
+        return convolve
+
+    def _linear(self, weight: Tensor, bias: Tensor | None, size: Size) -> Convolve:
+        """As a product of matrices."""
+        convolution, _ = self._read
+        outputs = output_size(convolution, size)
+        stride, padding = cast(Size, convolution.stride), cast(Size, convolution.padding)
+        matrix = as_linear(weight, stride=stride, padding=padding, size=size)
+        repeated = None if bias is None else bias.to(self._dtype).repeat(outputs[0] * outputs[1])
+
+        def convolve(features: Tensor, other: Tensor | None) -> Tensor:
+            return self._finished(linear(features, matrix, repeated, outputs), other)
+
+        return convolve
+
+    def _fused(self, weight: Tensor, bias: Tensor | None, features: Tensor, pixels: int) -> Convolve:
+        """By oneDNN, ``pixels`` pixels of a row as one."""
+        convolution, _ = self._read
+        (rows, columns), padding = cast(Size, convolution.stride), cast(Size, convolution.padding)
+        stride = (rows, columns * pixels)
+        if pixels > 1:
+            weight = joined(weight, stride=columns, pixels=pixels)
+            bias = None if bias is None else bias.repeat(pixels)
+        geometry = (padding, stride, convolution.dilation, convolution.groups)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(features.shape))
+        operation, relu = torch.ops.mkldnn._convolution_pointwise, "relu" if self._relu else None
+
+        def convolve(features: Tensor, other: Tensor | None) -> Tensor:
+            if other is None:
+                result = operation(features, weight, bias, *geometry, relu or "none", [], None)
+            else:
+                other = other if pixels == 1 else join_pixels(other, pixels)
+                result = operation.binary(features, other, weight, bias, *geometry, "add", 1.0, relu, [], None)
+            return result if pixels == 1 else split_pixels(result, pixels)
+
+        return convolve
+
+    def _finished(self, result: Tensor, other: Tensor | None) -> Tensor:
+        result = result if other is None else result + other
+        return result.relu_() if self._relu else result
+
+
+def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that equals a convolution with a batch norm in evaluation mode behind it."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
+    bias = shift * scale if norm.bias is None else norm.bias + shift * scale
+    return convolution.weight * scale[:, None, None, None], bias
+
+
+def runs_on_onednn(features: Tensor) -> bool:
+    """Whether oneDNN's fused operations take these features."""
+    onednn = torch.backends.mkldnn
+    if features.device.type != "cpu" or not (onednn.is_available() and onednn.enabled):
+        return False
+    # Without vectors of 512 bits its fused operations refuse bfloat16; PyTorch's own are slow there, but work.
+    return features.dtype == torch.float32 or (features.dtype == torch.bfloat16 and _onednn_takes_bfloat16())
+
+
+@functools.cache
+def _onednn_takes_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _has_lanes(dtype: torch.dtype) -> bool:
+    """Whether a convolution takes time by vectors of 16 outputs; AMX multiplies tiles of pixels and outputs."""
+    tiles = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_avx512_supported() and not tiles

@@ -1,0 +1,187 @@
+"""Convolutions in other shapes, which compute the same in less time.
+
+- Of a map of 2 x 2 pixels a convolution of 3 x 3 multiplies more padding than pixels, and oneDNN hands its threads few
+  pixels at a time. There it is a linear map from all pixels to all pixels, and a product of matrices is several times
+  faster.
+- oneDNN computes the outputs of a pixel in vectors of 16, so that 2 filters take as long as 16. Where a network has
+  been pruned to few, neighbouring pixels of a row are computed as one with several times the filters; the wider kernel
+  has zeros.
+
+Both are views of the same memory where the channels come last.
+"""
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recognizers.execution.forward import lent_forward
+
+Size = tuple[int, int]
+
+_LANES = 16
+"""Numbers of float32, in which oneDNN sums, in a vector of AVX-512."""
+_ROW = 8
+"""Pixels that a row must still have when neighbours are joined: with fewer, oneDNN loses as much as is gained."""
+_GAIN = 0.8
+"""Share of the products at which it is worthwhile to join pixels."""
+
+
+def output_size(convolution: nn.Conv2d, size: Size) -> Size:
+    """Height and width of what a convolution makes of maps of this height and width."""
+    reach = [(kernel - 1) * step for kernel, step in zip(convolution.kernel_size, convolution.dilation, strict=True)]
+    padding = cast(Size, convolution.padding)
+    height, width = (
+        (length + 2 * pad - far - 1) // stride + 1
+        for length, pad, far, stride in zip(size, padding, reach, convolution.stride, strict=True)
+    )
+    return height, width
+
+
+def is_linear_faster(convolution: nn.Conv2d, size: Size) -> bool:
+    """Whether maps of this height and width are so small that :func:`as_linear` takes at most half of the products.
+
+    Args:
+        convolution: any.
+        size: of its input.
+    """
+    return _is_regular(convolution) and 2 * math.prod(size) <= math.prod(convolution.kernel_size)
+
+
+def as_linear(weight: Tensor, *, stride: Size, padding: Size, size: Size) -> Tensor:
+    """The linear map that a convolution is on maps of one size.
+
+    Args:
+        weight: ``[K, C, R, S]``.
+        stride: of the convolution.
+        padding: of it, with zeros.
+        size: height H and width W of its input.
+
+    Returns:
+        ``[H' * W' * K, H * W * C]``, pixel by pixel, row by row; the output has H' x W' pixels.
+    """
+    taps = weight.shape[2:]
+    height, width = (
+        (length + 2 * pad - reach) // step + 1
+        for length, pad, reach, step in zip(size, padding, taps, stride, strict=True)
+    )
+    # Zeros on all sides, as far as the input lies beyond the kernel at the first and at the last output.
+    top, left = (
+        max(0, step * (count - 1) - pad) for step, count, pad in zip(stride, (height, width), padding, strict=True)
+    )
+    bottom, right = (max(0, length + pad - reach) for length, pad, reach in zip(size, padding, taps, strict=True))
+    wide = functional.pad(weight.permute(0, 2, 3, 1), (0, 0, left, right, top, bottom))  # [K, R', S', C]
+    rows = [top + padding[0] - stride[0] * row for row in range(height)]
+    columns = [left + padding[1] - stride[1] * column for column in range(width)]
+    blocks = [wide[:, row : row + size[0], column : column + size[1]] for row in rows for column in columns]
+    return torch.cat(blocks).flatten(1)
+
+
+def pixels_to_join(convolution: nn.Conv2d, size: Size) -> int:
+    """How many pixels of a row of its output a convolution should compute as one: 1, 2 or 4.
+
+    Args:
+        convolution: any.
+        size: of its input.
+    """
+    if not _is_regular(convolution):
+        return 1
+    filters, taps, step = convolution.weight.shape[0], convolution.kernel_size[1], convolution.stride[1]
+    _, width = output_size(convolution, size)
+
+    def products(pixels: int) -> float:
+        return math.ceil(pixels * filters / _LANES) * (taps + step * (pixels - 1)) / pixels
+
+    best = min(
+        (pixels for pixels in (2, 4) if width % pixels == 0 and width // pixels >= _ROW), key=products, default=1
+    )
+    return best if products(best) <= _GAIN * products(1) else 1
+
+
+def joined(weight: Tensor, *, stride: int, pixels: int) -> Tensor:
+    """The weight of the convolution that computes ``pixels`` neighbours of a row as one pixel.
+
+    Args:
+        weight: ``[K, C, R, S]``.
+        stride: of the convolution along rows; that of the result is ``pixels`` times as large.
+        pixels: P, at least 1.
+
+    Returns:
+        ``[P * K, C, R, S + stride * (P - 1)]``.
+    """
+    parts = [functional.pad(weight, (stride * pixel, stride * (pixels - 1 - pixel))) for pixel in range(pixels)]
+    return torch.cat(parts)
+
+
+def small_maps(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
+    """Within, convolutions among ``modules`` are linear maps where that is faster; they compute the same.
+
+    Where the channels come last, that is; those of 1 x 1 are left alone.
+    """
+    chosen = [module for module in modules if type(module) is nn.Conv2d and is_linear_faster(module, (1, 1))]
+    return lent_forward(chosen, _forward)
+
+
+def linear(features: Tensor, weight: Tensor, bias: Tensor | None, size: Size) -> Tensor:
+    """Apply a linear map of :func:`as_linear`.
+
+    Args:
+        features: ``[N, C, H, W]``.
+        weight: ``[H' * W' * K, H * W * C]``.
+        bias: ``[H' * W' * K]``.
+        size: H' and W'.
+
+    Returns:
+        ``[N, K, H', W']``, channels last.
+    """
+    result = functional.linear(features.permute(0, 2, 3, 1).flatten(1), weight, bias)
+    return result.view(len(features), *size, -1).permute(0, 3, 1, 2)
+
+
+def join_pixels(features: Tensor, pixels: int) -> Tensor:
+    """``[N, C, H, W]`` as ``[N, pixels * C, H, W / pixels]``, a view where the channels come last."""
+    count, channels, height, width = features.shape
+    rows = features.permute(0, 2, 3, 1).reshape(count, height, width // pixels, pixels * channels)
+    return rows.permute(0, 3, 1, 2)
+
+
+def split_pixels(features: Tensor, pixels: int) -> Tensor:
+    """The other way round."""
+    count, channels, height, width = features.shape
+    rows = features.permute(0, 2, 3, 1).reshape(count, height, width * pixels, channels // pixels)
+    return rows.permute(0, 3, 1, 2)
+
+
+def _is_regular(convolution: nn.Conv2d) -> bool:
+    """Whether it is one of those that the functions of this module know."""
+    return (
+        convolution.groups == 1
+        and convolution.dilation == (1, 1)
+        and convolution.padding_mode == "zeros"
+        and not isinstance(convolution.padding, str)
+    )
+
+
+def _forward(convolution: nn.Conv2d, features: Tensor) -> Tensor:
+    if not _is_small_map(convolution, features):
+        return nn.Conv2d.forward(convolution, features)
+    size = cast(Size, tuple(features.shape[2:]))
+    height, width = output_size(convolution, size)
+    weight = as_linear(
+        convolution.weight, stride=cast(Size, convolution.stride), padding=cast(Size, convolution.padding), size=size
+    )
+    bias = None if convolution.bias is None else convolution.bias.repeat(height * width)
+    return linear(features, weight, bias, (height, width))
+
+
+def _is_small_map(convolution: nn.Conv2d, features: Tensor) -> bool:
+    return (
+        features.device.type == "cpu"
+        and features.dim() == 4
+        and features.is_contiguous(memory_format=torch.channels_last)
+        and is_linear_faster(convolution, cast(Size, tuple(features.shape[2:])))
+    )
