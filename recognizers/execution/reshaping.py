@@ -11,7 +11,7 @@ Both are views of the same memory where the channels come last.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import cast
 
@@ -32,14 +32,10 @@ _GAIN = 0.8
 
 
 def output_size(convolution: nn.Conv2d, size: Size) -> Size:
-    """Height and width of what a convolution makes of maps of this height and width."""
-    reach = [(kernel - 1) * step for kernel, step in zip(convolution.kernel_size, convolution.dilation, strict=True)]
-    padding = cast(Size, convolution.padding)
-    height, width = (
-        (length + 2 * pad - far - 1) // stride + 1
-        for length, pad, far, stride in zip(size, padding, reach, convolution.stride, strict=True)
+    """Height and width of what a convolution, padded by numbers, makes of maps of this height and width."""
+    return _outputs(
+        size, convolution.kernel_size, convolution.stride, cast(Size, convolution.padding), convolution.dilation
     )
-    return height, width
 
 
 def is_linear_faster(convolution: nn.Conv2d, size: Size) -> bool:
@@ -65,10 +61,7 @@ def as_linear(weight: Tensor, *, stride: Size, padding: Size, size: Size) -> Ten
         ``[H' * W' * K, H * W * C]``, pixel by pixel, row by row; the output has H' x W' pixels.
     """
     taps = weight.shape[2:]
-    height, width = (
-        (length + 2 * pad - reach) // step + 1
-        for length, pad, reach, step in zip(size, padding, taps, stride, strict=True)
-    )
+    height, width = _outputs(size, taps, stride, padding)
     # Zeros on all sides, as far as the input lies beyond the kernel at the first and at the last output.
     top, left = (
         max(0, step * (count - 1) - pad) for step, count, pad in zip(stride, (height, width), padding, strict=True)
@@ -154,6 +147,16 @@ def split_pixels(features: Tensor, pixels: int) -> Tensor:
     count, channels, height, width = features.shape
     rows = features.permute(0, 2, 3, 1).reshape(count, height, width * pixels, channels // pixels)
     return rows.permute(0, 3, 1, 2)
+
+
+def _outputs(
+    size: Size, taps: Sequence[int], stride: Sequence[int], padding: Size, dilation: Sequence[int] = (1, 1)
+) -> Size:
+    height, width = (
+        (length + 2 * pad - (reach - 1) * far - 1) // step + 1
+        for length, reach, step, pad, far in zip(size, taps, stride, padding, dilation, strict=True)
+    )
+    return height, width
 
 
 def _is_regular(convolution: nn.Conv2d) -> bool:
