@@ -2,7 +2,8 @@
 
 Both train on the same task with as many runners, environments and transitions in an update, one after the other,
 several times. Their networks are of equal width: an encoder or fully connected layer, then an LSTM; DQN also without.
-RLlib's DQN with an LSTM knows uniform replay and single steps only, and one environment per runner.
+RLlib's DQN with an LSTM knows uniform replay and single steps only, and one environment per runner. An update of DQN's
+counts by the transitions in it; with an LSTM those are fewer where episodes end within a sequence.
 """
 
 import argparse
