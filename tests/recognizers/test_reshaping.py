@@ -1,11 +1,11 @@
 """Convolutions in other shapes compute what PyTorch's convolution computes, and are chosen where they save products."""
 
-import copy
 import itertools
 from collections.abc import Iterator
 
 import pytest
 import torch
+from exact_gradients import assert_exact
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -190,19 +190,7 @@ def test_small_maps_have_the_outputs_and_gradients_of_float64(
 ) -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(channels, filters, 3, stride=stride, padding=1, bias=bias)
-    exact = copy.deepcopy(convolution).double()
-    features = torch.randn(6, channels, *size).to(memory_format=torch.channels_last).requires_grad_()
-    double = features.detach().double().contiguous().requires_grad_()
-    with small_maps([convolution]):
-        output = convolution(features)
-    expected = exact(double)
-    gradient = torch.randn_like(expected)
-    output.backward(gradient.float())
-    expected.backward(gradient)
-    torch.testing.assert_close(output.double(), expected, rtol=1e-4, atol=1e-4)
-    for tensor, right in [(features, double), *zip(convolution.parameters(), exact.parameters(), strict=True)]:
-        assert tensor.grad is not None
-        torch.testing.assert_close(tensor.grad.double(), right.grad, rtol=1e-4, atol=1e-4)
+    assert_exact(convolution, small_maps([convolution]), images=6, size=size)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
 """Narrow strided convolutions of 1 x 1 have the gradients that float64 gives, and nothing else changes."""
 
-import copy
-
 import pytest
 import torch
+from exact_gradients import assert_exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,20 +23,7 @@ def test_outputs_and_gradients(
 ) -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(channels, filters, 1, stride=stride, bias=bias)
-    exact = copy.deepcopy(convolution).double()
-    features = torch.randn(24, channels, *size).to(memory_format=torch.channels_last).requires_grad_()
-    double = features.detach().double().contiguous().requires_grad_()
-    with safe_strides([convolution]):
-        output = convolution(features)
-    expected = exact(double)
-    gradient = torch.randn_like(expected)
-    output.backward(gradient.float())
-    expected.backward(gradient)
-    torch.testing.assert_close(output.double(), expected, rtol=1e-4, atol=1e-4)
-    pairs = [(features, double), *zip(convolution.parameters(), exact.parameters(), strict=True)]
-    for tensor, right in pairs:
-        assert tensor.grad is not None
-        torch.testing.assert_close(tensor.grad.double(), right.grad, rtol=1e-4, atol=1e-3)
+    assert_exact(convolution, safe_strides([convolution]), images=24, size=size)
 
 
 @pytest.mark.parametrize(
