@@ -1,4 +1,4 @@
-"""Names of what computes, for files and messages."""
+"""What computes: its name, for files and messages, and its maker."""
 
 import functools
 import platform

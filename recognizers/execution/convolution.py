@@ -12,12 +12,10 @@ from torch.nn import functional
 
 from recognizers.execution.reshaping import (
     Size,
-    as_linear,
     is_linear_faster,
     join_pixels,
     joined,
-    linear,
-    output_size,
+    linear_map,
     pixels_to_join,
     split_pixels,
 )
@@ -94,13 +92,10 @@ class FusedConvolution(nn.Module):
     def _linear(self, weight: Tensor, bias: Tensor | None, size: Size) -> Convolve:
         """As a product of matrices."""
         convolution, _ = self._read
-        outputs = output_size(convolution, size)
-        stride, padding = cast(Size, convolution.stride), cast(Size, convolution.padding)
-        matrix = as_linear(weight, stride=stride, padding=padding, size=size)
-        repeated = None if bias is None else bias.to(self._dtype).repeat(outputs[0] * outputs[1])
+        product = linear_map(convolution, weight, None if bias is None else bias.to(self._dtype), size)
 
         def convolve(features: Tensor, other: Tensor | None) -> Tensor:
-            return self._finished(linear(features, matrix, repeated, outputs), other)
+            return self._finished(product(features), other)
 
         return convolve
 

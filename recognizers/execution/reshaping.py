@@ -11,7 +11,7 @@ Both are views of the same memory where the channels come last.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import cast
 
@@ -31,11 +31,13 @@ _GAIN = 0.8
 """Share of the products at which it is worthwhile to join pixels."""
 
 
-def output_size(convolution: nn.Conv2d, size: Size) -> Size:
-    """Height and width of what a convolution, padded by numbers, makes of maps of this height and width."""
-    return _outputs(
-        size, convolution.kernel_size, convolution.stride, cast(Size, convolution.padding), convolution.dilation
+def output_size(size: Size, taps: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Size:
+    """Height and width of what a convolution, not dilated, makes of maps of this height and width."""
+    height, width = (
+        (length + 2 * pad - reach) // step + 1
+        for length, reach, step, pad in zip(size, taps, stride, padding, strict=True)
     )
+    return height, width
 
 
 def is_linear_faster(convolution: nn.Conv2d, size: Size) -> bool:
@@ -61,7 +63,7 @@ def as_linear(weight: Tensor, *, stride: Size, padding: Size, size: Size) -> Ten
         ``[H' * W' * K, H * W * C]``, pixel by pixel, row by row; the output has H' x W' pixels.
     """
     taps = weight.shape[2:]
-    height, width = _outputs(size, taps, stride, padding)
+    height, width = output_size(size, taps, stride, padding)
     # Zeros on all sides, as far as the input lies beyond the kernel at the first and at the last output.
     top, left = (
         max(0, step * (count - 1) - pad) for step, count, pad in zip(stride, (height, width), padding, strict=True)
@@ -84,7 +86,7 @@ def pixels_to_join(convolution: nn.Conv2d, size: Size) -> int:
     if not _is_regular(convolution):
         return 1
     filters, taps, step = convolution.weight.shape[0], convolution.kernel_size[1], convolution.stride[1]
-    _, width = output_size(convolution, size)
+    _, width = output_size(size, convolution.kernel_size, convolution.stride, cast(Size, convolution.padding))
 
     def products(pixels: int) -> float:
         return math.ceil(pixels * filters / _LANES) * (taps + step * (pixels - 1)) / pixels
@@ -119,20 +121,28 @@ def small_maps(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
     return lent_forward(chosen, _forward)
 
 
-def linear(features: Tensor, weight: Tensor, bias: Tensor | None, size: Size) -> Tensor:
-    """Apply a linear map of :func:`as_linear`.
+def linear_map(convolution: nn.Conv2d, weight: Tensor, bias: Tensor | None, size: Size) -> Callable[[Tensor], Tensor]:
+    """What a convolution does to maps of one size, as a product of matrices.
 
     Args:
-        features: ``[N, C, H, W]``.
-        weight: ``[H' * W' * K, H * W * C]``.
-        bias: ``[H' * W' * K]``.
-        size: H' and W'.
+        convolution: one that :func:`is_linear_faster` approves of.
+        weight: to take for its own, ``[K, C, R, S]``.
+        bias: likewise, ``[K]``.
+        size: height H and width W of its input.
 
     Returns:
-        ``[N, K, H', W']``, channels last.
+        From ``[N, C, H, W]`` to ``[N, K, H', W']``, channels last.
     """
-    result = functional.linear(features.permute(0, 2, 3, 1).flatten(1), weight, bias)
-    return result.view(len(features), *size, -1).permute(0, 3, 1, 2)
+    stride, padding = cast(Size, convolution.stride), cast(Size, convolution.padding)
+    height, width = output_size(size, convolution.kernel_size, stride, padding)
+    matrix = as_linear(weight, stride=stride, padding=padding, size=size)
+    repeated = None if bias is None else bias.repeat(height * width)
+
+    def apply(features: Tensor) -> Tensor:
+        result = functional.linear(features.permute(0, 2, 3, 1).flatten(1), matrix, repeated)  # [N, H' * W' * K]
+        return result.view(len(features), height, width, -1).permute(0, 3, 1, 2)
+
+    return apply
 
 
 def join_pixels(features: Tensor, pixels: int) -> Tensor:
@@ -149,16 +159,6 @@ def split_pixels(features: Tensor, pixels: int) -> Tensor:
     return rows.permute(0, 3, 1, 2)
 
 
-def _outputs(
-    size: Size, taps: Sequence[int], stride: Sequence[int], padding: Size, dilation: Sequence[int] = (1, 1)
-) -> Size:
-    height, width = (
-        (length + 2 * pad - (reach - 1) * far - 1) // step + 1
-        for length, reach, step, pad, far in zip(size, taps, stride, padding, dilation, strict=True)
-    )
-    return height, width
-
-
 def _is_regular(convolution: nn.Conv2d) -> bool:
     """Whether it is one of those that the functions of this module know."""
     return (
@@ -173,12 +173,7 @@ def _forward(convolution: nn.Conv2d, features: Tensor) -> Tensor:
     if not _is_small_map(convolution, features):
         return nn.Conv2d.forward(convolution, features)
     size = cast(Size, tuple(features.shape[2:]))
-    height, width = output_size(convolution, size)
-    weight = as_linear(
-        convolution.weight, stride=cast(Size, convolution.stride), padding=cast(Size, convolution.padding), size=size
-    )
-    bias = None if convolution.bias is None else convolution.bias.repeat(height * width)
-    return linear(features, weight, bias, (height, width))
+    return linear_map(convolution, convolution.weight, convolution.bias, size)(features)
 
 
 def _is_small_map(convolution: nn.Conv2d, features: Tensor) -> bool:
