@@ -1,8 +1,9 @@
-"""Stages for recalibration, without gradients: sums and ReLUs overwrite what a batch norm has just written."""
+"""Stages for recalibration, without gradients: what follows a convolution overwrites its result."""
 
 import torch
 from torch import Tensor, fx, nn
 
+from recognizers.execution.convolution import FusedConvolution
 from recognizers.execution.fusion import (
     Version,
     called_modules,
@@ -14,6 +15,7 @@ from recognizers.execution.fusion import (
     other_summand,
     read_attributes,
 )
+from recognizers.execution.wide_norm import normalise_in_place
 
 
 def in_place(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dtype) -> fx.GraphModule:
@@ -33,13 +35,32 @@ def in_place(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch
             modules[str(node.target)] = fused_convolution(network, (str(node.target),), version, dtype)
         if not is_norm(modules, node):
             continue
+        norm, (before,) = modules[str(node.target)], node.all_input_nodes
+        if (
+            isinstance(norm, nn.BatchNorm2d)
+            and isinstance(modules.get(str(before.target)), FusedConvolution)
+            and only_user(before)
+        ):
+            modules[str(node.target)] = _InPlaceNorm(norm)
         written = node
         if (follower := only_user(written)) and (other := other_summand(follower, written)):
             follower.target, follower.args = _add_to, (written, other, follower.args[0] is written)
             written = follower
         if (follower := only_user(written)) and is_relu(modules, follower):
-            follower.op, follower.target, follower.args, follower.kwargs = "call_function", _rectify, (written,), {}
+            follower.op, follower.target, follower.args, follower.kwargs = "call_function", rectify, (written,), {}
     return fx.GraphModule({**modules, **read_attributes(result, network)}, result)
+
+
+class _InPlaceNorm(nn.Module):
+    """A batch norm that writes into its input."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self._norm = (norm,)  # in a tuple, so that it is not registered as a submodule
+
+    def forward(self, features: Tensor) -> Tensor:
+        (norm,) = self._norm
+        return normalise_in_place(norm, features)
 
 
 def _add_to(features: Tensor, other: Tensor, comes_first: bool) -> Tensor:
@@ -49,5 +70,10 @@ def _add_to(features: Tensor, other: Tensor, comes_first: bool) -> Tensor:
     return features + other if comes_first else other + features  # the first decides on the layout
 
 
-def _rectify(features: Tensor) -> Tensor:
+def rectify(features: Tensor) -> Tensor:
+    """ReLU, in place. In bfloat16 a NaN may become 0: the statistics of the norm before it hold it in any case."""
+    if features.dtype == torch.bfloat16:
+        # As integers: negative numbers are negative there, too. PyTorch's way through float32 takes five times as long.
+        features.view(torch.int16).clamp_min_(0)
+        return features
     return features.relu_()

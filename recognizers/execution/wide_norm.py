@@ -3,10 +3,14 @@
 PyTorch's kernels for channels-last tensors run along the channels of one pixel. A compact network has layers of, say,
 six channels, which fill less than half of a vector, and there they are up to thirty times slower. Pixels that lie side
 by side in memory can be taken for one pixel of a multiple of the channels. Statistics of these are then averaged.
+
+What is left between the passes over features is a few numbers of each channel: of a small layer every operation on
+them takes as long as a pass, so they are chosen for being few and cheap.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,7 +20,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recognizers.execution.forward import lent_forward
-from recognizers.execution.reshaping import join_pixels
 
 WIDE = 128
 """Channels from which on the kernels are at full speed."""
@@ -45,15 +48,25 @@ def normalise(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tup
         without gradients.
     """
     # Through autograd only where it has something to do: a narrow network's layers take no longer than its detours.
-    way = _Normalise.apply if torch.is_grad_enabled() else _normalised
-    return way(features, weight, bias, eps)  # type: ignore[no-any-return,no-untyped-call]
+    if torch.is_grad_enabled():
+        return _Normalise.apply(features, weight, bias, eps)  # type: ignore[no-any-return,no-untyped-call]
+    return _normalised(features, torch.empty_like(features), weight, bias, eps)[:3]
+
+
+def normalise_in_place(norm: nn.BatchNorm2d, features: Tensor) -> Tensor:
+    """What ``norm`` makes of features that nobody else needs, in their memory where it can; without gradients."""
+    if not (norm.training and _is_fast(features)):
+        return norm(features)  # type: ignore[no-any-return]
+    result, mean, variance, _ = _normalised(features, features, *_affine(norm), norm.eps)
+    _track(norm, mean, variance, features.numel() // features.shape[1])
+    return result
 
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        result, mean, variance = _normalised(features, weight, bias, eps)
-        ctx.save_for_backward(features, weight, mean, variance)
+        result, mean, variance, scale = _normalised(features, torch.empty_like(features), weight, bias, eps)
+        ctx.save_for_backward(features, mean, variance, scale)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance)
         return result, mean, variance
@@ -63,55 +76,68 @@ class _Normalise(torch.autograd.Function):
     def backward(
         ctx: Any, gradient: Tensor, mean_gradient: Tensor, variance_gradient: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, None]:
-        features, weight, mean, variance = ctx.saved_tensors
+        features, mean, variance, scale = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         pixels = _pixels(features)
-        wide = _repeated(pixels, weight, mean, variance)
+        wide, wide_gradient = _wide(features, pixels), _wide(gradient, pixels)
         _, *sums = torch.ops.aten.native_batch_norm_backward(
-            *(join_pixels(gradient, pixels), join_pixels(features, pixels)),
-            *(*wide, None, None, False, ctx.eps, [False, True, True]),
+            *(wide_gradient, wide, None, _repeated(mean, pixels), _repeated(variance, pixels)),
+            *(None, None, False, ctx.eps, [False, True, True]),
         )
-        weight_gradient, bias_gradient = torch.stack(sums).view(2, pixels, -1).sum(1)
+        weight_gradient, bias_gradient = (part.view(pixels, -1).sum(0) for part in sums)
         # d features = scale * (gradient - its mean - normalised features * mean of (gradient * normalised features))
-        count = features.numel() // features.shape[1]
-        deviation = (variance + ctx.eps).rsqrt()
-        scale = weight * deviation
-        zero, one = torch.zeros_like(mean), torch.ones_like(mean)
-        factor = scale / -count
-        result = _affine(gradient, pixels, scale, factor * bias_gradient, zero, one, 0.0)
-        result += _affine(features, pixels, factor * deviation * weight_gradient, zero, mean, one, 0.0)
+        factor = scale * (-features.shape[1] / features.numel())
+        slope = factor * weight_gradient * (variance + ctx.eps).rsqrt_()
+        shift = torch.addcmul(factor * bias_gradient, slope, mean, value=-1)
+        result = torch.empty_like(features)
+        wide_result = _scale(wide, _wide(result, pixels), slope, shift, pixels)
+        wide_result += _scale(wide_gradient, torch.empty_like(wide), scale, None, pixels)
         return result, weight_gradient, bias_gradient, None
 
 
-def _normalised(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _normalised(
+    features: Tensor, result: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Write into ``result``, which may be ``features``; return it, mean, variance, and what scales the features."""
     pixels = _pixels(features)
-    wide = join_pixels(features, pixels)
+    wide = _wide(features, pixels)
+    _, _, unused_mean, unused_variance = _constants(wide.shape[1], weight.dtype)
     # Running statistics in float32, which nobody looks at, make it return float32 ones of bfloat16 features, too.
-    unused = [weight.new_empty(wide.shape[1]) for _ in range(2)]
-    means, variances = torch.batch_norm_update_stats(wide, unused[0], unused[1], 0.0)
+    means, variances = torch.batch_norm_update_stats(wide, unused_mean, unused_variance, 0.0)
     means, variances = means.view(pixels, -1), variances.view(pixels, -1)
     # The variance of all is the mean variance of the parts and the variance of their means.
     variance, mean = torch.var_mean(means, 0, correction=0)
     variance += variances.mean(0)
-    return _affine(features, pixels, weight, bias, mean, variance, eps), mean, variance
+    scale = weight * (variance + eps).rsqrt_()
+    _scale(wide, _wide(result, pixels), scale, torch.addcmul(bias, mean, scale, value=-1), pixels)
+    return result, mean, variance, scale
 
 
 def _forward(norm: nn.BatchNorm2d, features: Tensor) -> Tensor:
     if not (norm.training and _is_fast(features)):
         return nn.BatchNorm2d.forward(norm, features)
+    result, mean, variance = normalise(features, *_affine(norm), norm.eps)
+    _track(norm, mean, variance, features.numel() // features.shape[1])
+    return result
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias."""
+    assert norm.running_mean is not None
+    weight = torch.ones_like(norm.running_mean) if norm.weight is None else norm.weight
+    return weight, torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
+
+
+@torch.no_grad()
+def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Bring the running statistics up to date with those of ``count`` values of each channel."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
-    weight = torch.ones_like(norm.running_mean) if norm.weight is None else norm.weight
-    bias = torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
-    result, mean, variance = normalise(features, weight, bias, norm.eps)
-    with torch.no_grad():
-        norm.num_batches_tracked += 1
-        momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        count = features.numel() // features.shape[1]
-        norm.running_mean.lerp_(mean, momentum)
-        norm.running_var.lerp_(variance * (count / (count - 1)), momentum)
-    return result
+    batches = norm.num_batches_tracked.add_(1)
+    momentum = 1 / batches.item() if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean, momentum)
+    norm.running_var.lerp_(variance * (count / (count - 1)), momentum)
 
 
 def _is_fast(features: Tensor) -> bool:
@@ -132,20 +158,29 @@ def _pixels(features: Tensor) -> int:
     return pixels
 
 
-def _affine(
-    features: Tensor, pixels: int, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
-) -> Tensor:
-    """``(features - mean) / sqrt(variance + eps) * weight + bias``, channel by channel."""
-    wide = join_pixels(features, pixels)
-    weight, bias, mean, variance = _repeated(pixels, weight, bias, mean, variance)
-    result = torch.batch_norm(wide, weight, bias, mean, variance, False, 0.0, eps, False)
-    # The same memory as a tensor of its own: autograd refuses to let views made within a function be overwritten.
-    _, channels, height, width = features.shape
-    strides = (height * width * channels, 1, width * channels, channels)
-    return result.new_empty(0).set_(result.untyped_storage(), 0, features.shape, strides)
+def _wide(features: Tensor, pixels: int) -> Tensor:
+    """``[N, C, H, W]``, channels last, as ``[N, pixels * C, H, W / pixels]``, in the same memory."""
+    count, channels, height, width = features.shape
+    row, wide = width * channels, pixels * channels
+    return features.as_strided((count, wide, height, width // pixels), (height * row, 1, row, wide))
 
 
-def _repeated(times: int, *parts: Tensor) -> Tensor:
-    """Each of the parts, ``[C]``, that many times over, ``[parts, times * C]``."""
-    # Far cheaper than repeat(); of a single channel reshape() alone would hand on strides of 0.
-    return torch.stack(parts)[:, None].expand(-1, times, -1).reshape(len(parts), -1).contiguous()
+def _scale(wide: Tensor, result: Tensor, scale: Tensor, shift: Tensor | None, pixels: int) -> Tensor:
+    """``scale * features + shift``, channel by channel, into ``result``, which may be ``wide``."""
+    zeros, ones, *unused = _constants(wide.shape[1], scale.dtype)
+    parts = _repeated(scale, pixels), zeros if shift is None else _repeated(shift, pixels)
+    torch.native_batch_norm(wide, *parts, zeros, ones, False, 0.0, 0.0, out=(result, *unused))
+    return result
+
+
+def _repeated(part: Tensor, times: int) -> Tensor:
+    """``[C]`` that many times over."""
+    return torch.cat([part] * times)  # far cheaper than repeat()
+
+
+@functools.cache
+def _constants(width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Zeros, ones, and two to be written to and never read."""
+    with torch.inference_mode(False), torch.no_grad():
+        zeros = torch.zeros(width, dtype=dtype)
+        return zeros, torch.ones_like(zeros), torch.zeros_like(zeros), torch.zeros_like(zeros)
