@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from recognizers.execution.convolution import FusedConvolution
+from recognizers.execution.pooling import MaximumPool, is_plain_pool
 
 Version = Callable[[tuple[str, ...]], object]
 """From module paths to a value that changes whenever one of their tensors does."""
@@ -22,6 +23,8 @@ _RELUS = (functional.relu, torch.relu, "relu")
 def fuse(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dtype) -> fx.GraphModule:
     """A stage for inference: its convolutions take over the batch norms, sums and ReLUs behind them.
 
+    Max poolings take the fast way where there is one.
+
     Args:
         graph: of the stage; left unchanged. Its nodes know their ``shape``.
         network: that the graph's paths belong to, in evaluation mode.
@@ -30,7 +33,7 @@ def fuse(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dty
     """
     result = fx.Graph()
     result.output(result.graph_copy(graph, {}))
-    modules, attributes = called_modules(result, network), read_attributes(result, network)
+    modules, attributes = replace_pools(result, called_modules(result, network)), read_attributes(result, network)
     for node in list(result.nodes):
         if not is_fusible(modules, node):
             continue
@@ -68,6 +71,16 @@ def called_modules(graph: fx.Graph, network: nn.Module) -> dict[str, nn.Module]:
     return {
         str(node.target): network.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"
     }
+
+
+def replace_pools(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """The ``modules`` that a graph calls, by their paths, with plain max poolings as :class:`MaximumPool`."""
+    replaced = dict(modules)
+    for path, module in modules.items():
+        if is_plain_pool(module) and not is_hooked(module):
+            reads = [read for node in graph.nodes if str(node.target) == path for read in node.all_input_nodes]
+            replaced[path] = MaximumPool(module, rectified=all(is_relu(modules, read) for read in reads))
+    return replaced
 
 
 def read_attributes(graph: fx.Graph, network: nn.Module) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from recognizers.execution.fusion import (
     only_user,
     other_summand,
     read_attributes,
+    replace_pools,
 )
 from recognizers.execution.wide_norm import normalise_in_place
 
@@ -29,7 +30,7 @@ def in_place(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch
     """
     result = fx.Graph()
     result.output(result.graph_copy(graph, {}))
-    modules = called_modules(result, network)
+    modules = replace_pools(result, called_modules(result, network))
     for node in list(result.nodes):
         if is_fusible(modules, node):
             modules[str(node.target)] = fused_convolution(network, (str(node.target),), version, dtype)

@@ -16,7 +16,7 @@ class Graph(nn.Module):
         self.stem = nn.Conv2d(3, 6, 1)
         self.conv, self.norm = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
         self.conv2, self.norm2 = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)
-        self.relu, self.relu6 = nn.ReLU(), nn.ReLU6()
+        self.relu, self.relu6, self.pool = nn.ReLU(), nn.ReLU6(), nn.MaxPool2d(2)
         self._compute = compute
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ def late_norm(g: Graph, x: torch.Tensor) -> torch.Tensor:
     return g.norm(inner) - inner
 
 
-CONVOLUTION = "FusedConvolution"
+CONVOLUTION, POOL = "FusedConvolution", "MaximumPool"
 # What is computed, and what must be left of it behind the stem once it is fused.
 GRAPHS: dict[str, tuple[Callable[[Any, torch.Tensor], torch.Tensor], list[str]]] = {
     "convolution": (lambda g, x: g.conv(x), [CONVOLUTION]),
@@ -70,6 +70,12 @@ GRAPHS: dict[str, tuple[Callable[[Any, torch.Tensor], torch.Tensor], list[str]]]
     "sum with a number": (lambda g, x: g.relu(g.conv(x) + 1.5), [CONVOLUTION, "add", "ReLU"]),
     "difference": (lambda g, x: g.relu(x - g.conv(x)), [CONVOLUTION, "sub", "ReLU"]),
     "broadcast sum": (broadcast_sum, [CONVOLUTION, "adaptive_avg_pool2d", "add"]),
+    "relu, pool": (lambda g, x: g.pool(g.relu(g.norm(g.conv(x)))), [CONVOLUTION, POOL]),
+    "norm, pool": (lambda g, x: g.pool(g.norm(g.conv(x))), [CONVOLUTION, POOL]),
+    "one pool for both": (
+        lambda g, x: g.pool(g.relu(g.conv(x))) + g.pool(g.conv2(x)),
+        [CONVOLUTION, POOL, CONVOLUTION, POOL, "add"],
+    ),
     "two users of the norm": (two_users, [CONVOLUTION, "ReLU", "mul"]),
     "two users of the convolution": (late_norm, [CONVOLUTION, "BatchNorm2d", "sub"]),
 }

@@ -31,6 +31,8 @@ IN_PLACE = {
     "both summands": [NORM, NORM, SUM, RELU],
     "both summands, rectified": [NORM, RELU, NORM, RELU],
     "one behind the other": [NORM, RELU],
+    "relu, pool": [NORM, RELU],
+    "norm, pool": [NORM],
     "two users of the norm": [NORM],
 }
 """What overwrites something, by graph; nothing in the other graphs."""
