@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recognizers.execution.forward import lent_forward
+from recognizers.execution.reshaping import join_pixels
 
 WIDE = 128
 """Channels from which on the kernels are at full speed."""
@@ -79,7 +80,7 @@ class _Normalise(torch.autograd.Function):
         features, mean, variance, scale = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         pixels = _pixels(features)
-        wide, wide_gradient = _wide(features, pixels), _wide(gradient, pixels)
+        wide, wide_gradient = join_pixels(features, pixels), join_pixels(gradient, pixels)
         _, *sums = torch.ops.aten.native_batch_norm_backward(
             *(wide_gradient, wide, None, _repeated(mean, pixels), _repeated(variance, pixels)),
             *(None, None, False, ctx.eps, [False, True, True]),
@@ -90,7 +91,7 @@ class _Normalise(torch.autograd.Function):
         slope = factor * weight_gradient * (variance + ctx.eps).rsqrt_()
         shift = torch.addcmul(factor * bias_gradient, slope, mean, value=-1)
         result = torch.empty_like(features)
-        wide_result = _scale(wide, _wide(result, pixels), slope, shift, pixels)
+        wide_result = _scale(wide, join_pixels(result, pixels), slope, shift, pixels)
         wide_result += _scale(wide_gradient, torch.empty_like(wide), scale, None, pixels)
         return result, weight_gradient, bias_gradient, None
 
@@ -100,7 +101,7 @@ def _normalised(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Write into ``result``, which may be ``features``; return it, mean, variance, and what scales the features."""
     pixels = _pixels(features)
-    wide = _wide(features, pixels)
+    wide = join_pixels(features, pixels)
     _, _, unused_mean, unused_variance = _constants(wide.shape[1], weight.dtype)
     # Running statistics in float32, which nobody looks at, make it return float32 ones of bfloat16 features, too.
     means, variances = torch.batch_norm_update_stats(wide, unused_mean, unused_variance, 0.0)
@@ -109,7 +110,7 @@ def _normalised(
     variance, mean = torch.var_mean(means, 0, correction=0)
     variance += variances.mean(0)
     scale = weight * (variance + eps).rsqrt_()
-    _scale(wide, _wide(result, pixels), scale, torch.addcmul(bias, mean, scale, value=-1), pixels)
+    _scale(wide, join_pixels(result, pixels), scale, torch.addcmul(bias, mean, scale, value=-1), pixels)
     return result, mean, variance, scale
 
 
@@ -156,13 +157,6 @@ def _pixels(features: Tensor) -> int:
     while pixels * channels < WIDE and width % (2 * pixels) == 0:
         pixels *= 2
     return pixels
-
-
-def _wide(features: Tensor, pixels: int) -> Tensor:
-    """``[N, C, H, W]``, channels last, as ``[N, pixels * C, H, W / pixels]``, in the same memory."""
-    count, channels, height, width = features.shape
-    row, wide = width * channels, pixels * channels
-    return features.as_strided((count, wide, height, width // pixels), (height * row, 1, row, wide))
 
 
 def _scale(wide: Tensor, result: Tensor, scale: Tensor, shift: Tensor | None, pixels: int) -> Tensor:

@@ -297,7 +297,7 @@ class TestRecalibration:
         baseline = recognizer.baseline
         expected = compact(baseline.network, baseline.table, recognizer.mask)
         recalibrate(expected, baseline.calibration(20), 8, "float32")
-        _assert_same_values(recognizer.compact(), expected, tolerance=1e-3)
+        _assert_same_values(recognizer.compact(), expected, tolerance=1e-6)
 
     def test_from_scratch(self, recognizer: Recognizer) -> None:
         recognizer.load_mask(recognizer.mask)
