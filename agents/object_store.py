@@ -147,15 +147,17 @@ def pack(recognizer: Recognizer) -> Contents:
     """
     baseline = recognizer.baseline
     baseline.prepare(recognizer.recovery)
+    on_cpu = baseline.device.type == "cpu"
     parts = {name: getattr(baseline.splits, name) for name in _PARTS}
     return Contents(
         splits={name: (_Array.of(part.images), _Array.of(part.labels)) for name, part in parts.items()},
         state={name: _Array.of(tensor) for name, tensor in baseline.state.items()},
         inputs={name: _Array.of(images.permute(0, 2, 3, 1)) for name, images in baseline.inputs.items()},
         normalization=baseline.normalization,
-        precision=baseline.precision,
-        # Equal batches round equally. But what suits a GPU does not suit the processors that runners have.
-        batch_size=baseline.batch_size if baseline.device.type == "cpu" else None,
+        # One precision on all nodes, and equal batches, give equal figures. But what suits a GPU does not suit the
+        # processors that runners have.
+        precision=baseline.resolved_precision if on_cpu else baseline.precision,
+        batch_size=baseline.batch_size if on_cpu else None,
         blueprint=baseline.blueprint,
         table=baseline.table,
         provenance=baseline.provenance,

@@ -15,6 +15,7 @@ from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, make_recognizer
 from recognizers.compact_file import save_compact
 from recognizers.config import save_weights
+from recognizers.evaluation import Precision
 from recognizers.files import write_json
 from recognizers.latency_table import read_latency_table, write_latency_table
 from recognizers.masks import MaskMetadata, save_mask
@@ -25,12 +26,13 @@ from recognizers.settings import validate
 def open_environment(task: TaskConfig, run: RunDirectory, *, progress: bool) -> PruningEnv:
     """An environment whose base weights lie in the run directory, trained on demand where the task allows it.
 
-    The environment's task names those weights, and a copy of its latency table, where it has one, so that it can be
-    built again anywhere that sees the directory.
+    The environment's task names those weights, a copy of its latency table, where it has one, and the precision that
+    it computes in, so that it can be built again anywhere that sees the directory.
     """
     task = keep_latency_table(task, run.latency_table)
     recognizer = open_recognizer(task, run, progress=progress)
-    return PruningEnv(with_weights(task, run.recognizer), recognizer=recognizer)
+    task = with_precision(with_weights(task, run.recognizer), recognizer.baseline.resolved_precision)
+    return PruningEnv(task, recognizer=recognizer)
 
 
 def open_recognizer(task: TaskConfig, run: RunDirectory, *, progress: bool) -> Recognizer:
@@ -56,6 +58,13 @@ def task_of(run: RunDirectory, overrides: Iterable[str] = ()) -> TaskConfig:
 def with_weights(task: TaskConfig, path: Path) -> TaskConfig:
     """The same task on the weights in ``path``."""
     return task.model_copy(update={"recognizer": task.recognizer.model_copy(update={"weights": str(path.absolute())})})
+
+
+def with_precision(task: TaskConfig, precision: Precision) -> TaskConfig:
+    """The same task in a precision, where it leaves that to the device."""
+    if task.recognizer.precision != "auto":
+        return task
+    return task.model_copy(update={"recognizer": task.recognizer.model_copy(update={"precision": precision})})
 
 
 def with_latency_table(task: TaskConfig, path: Path) -> TaskConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -76,6 +77,8 @@ class Baseline:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.splits, self.normalization, self._blueprint = splits, normalization, blueprint
         self.precision, self.history = precision, history
+        if self.dtype == torch.bfloat16 and resolve_precision("auto", self.device) == torch.float32:
+            warnings.warn("recognizer.precision=bfloat16 is slower than float32 on this processor", stacklevel=2)
         self.provenance = provenance or Provenance()
         network = make_plain(network).to(self.device).eval()
         example = normalization.normalize(splits.train.images[:2].to(self.device))
@@ -136,6 +139,11 @@ class Baseline:
     def dtype(self) -> torch.dtype:
         """What reward and recovery passes compute in."""
         return resolve_precision(self.precision, self.device)
+
+    @property
+    def resolved_precision(self) -> Precision:
+        """The precision by its own name, where it was left to the device (``auto``)."""
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
     @property
     def reward(self) -> tuple[Tensor, ...]:

@@ -1,7 +1,6 @@
 """Settings of a recognizer and of its data, and how one is built from them."""
 
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from recognizers.compact_file import shape_like
 from recognizers.criteria import criterion
 from recognizers.data import Normalization, Splits, dataset_files, load_dataset, split
 from recognizers.errors import FileError, WeightsError
-from recognizers.evaluation import Precision, resolve_precision
+from recognizers.evaluation import Precision
 from recognizers.files import read_tensors, write_tensors
 from recognizers.latency_table import LatencyModel, read_latency_table
 from recognizers.preparation import AnyPreparation, FilterReplacement, PcaInit, Provenance, Start
@@ -233,9 +232,6 @@ def _build_baseline(
         history=history,
         provenance=provenance,
     )
-    if baseline.dtype == torch.bfloat16 and resolve_precision("auto", baseline.device) == torch.float32:
-        message = "recognizer.precision=bfloat16 is slower than float32 on this processor; auto would choose float32"
-        warnings.warn(message, stacklevel=2)
     return prepare_trained(config, baseline, progress=progress, on_epoch=on_epoch)
 
 

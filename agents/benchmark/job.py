@@ -19,7 +19,7 @@ from agents.policy import make_policy, suited
 from agents.results import Result
 from agents.run_directory import RunDirectory, RunSettings
 from agents.running import Run, run_policy
-from agents.workbench import finetune_outcome, open_recognizer, save_outcome, save_plans, with_weights
+from agents.workbench import finetune_outcome, open_recognizer, save_outcome, save_plans, with_precision, with_weights
 from envs.episodes import write_episodes
 from envs.pruning import PruningEnv
 from envs.tasks import TaskConfig, make_recognizer
@@ -157,10 +157,12 @@ def _row(job: Job, env: PruningEnv, done: Run, result: Result) -> Row:
         steps=done.choice.candidate.steps,
         own=None if own is chosen else own,
         device=device_name(env.recognizer.device),
+        precision=env.recognizer.baseline.resolved_precision,
     )
 
 
 def _environment(task: TaskConfig, baseline: Baseline) -> PruningEnv:
+    task = with_precision(task, baseline.resolved_precision)
     return PruningEnv(task, recognizer=make_recognizer(task, baseline=baseline))
 
 

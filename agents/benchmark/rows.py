@@ -12,6 +12,7 @@ from agents.results import Result
 from envs.episodes import Episode
 from envs.objectives import AnyObjective, Budget, Objective
 from recognizers.errors import ConfigurationError, FileError, first_fault
+from recognizers.evaluation import Precision
 from recognizers.files import read_json, read_text
 from recognizers.settings import validate
 
@@ -31,6 +32,7 @@ class Row(BaseModel):
     chosen: Episode | None = Field(None, description="the episode that the final mask comes from")
     steps: int | None = Field(None, description="actions of it that lead to the final mask")
     device: str | None = Field(None, description="GPU or processor that it ran on")
+    precision: Precision | None = Field(None, description="that rewards were computed in; None in old files")
     own: Episode | None = Field(None, description="the policy's own episode, where the final mask is not from it")
 
     @model_validator(mode="before")

@@ -9,7 +9,7 @@ from torch import Tensor
 from agents.benchmark.config import BenchmarkConfig, table_path
 from agents.benchmark.rows import Row, objective_of
 from agents.selection import Candidate, restore
-from agents.workbench import with_latency_table, with_weights
+from agents.workbench import with_latency_table, with_precision, with_weights
 from envs.episodes import Episode, validate
 from envs.errors import EpisodeError
 from envs.objectives import Measurement
@@ -101,6 +101,7 @@ def _environment(config: BenchmarkConfig, row: Row, weights: Mapping[str, Path],
         )
     task = with_weights(config.settings(row.key), weights[sha256])
     task = with_latency_table(task, table_path(directory, row.key))
+    task = with_precision(task, row.precision or "auto")
     task = task.model_copy(update={"actions": task.actions.model_copy(update={"kind": row.actions})})
     return PruningEnv(task)
 

@@ -13,7 +13,6 @@ def test_the_table_is_filled(tmp_path):
     throughput.main(["--seconds", "5", "--repetitions", "1", "--out", str(table), *TASK])
     rows = read_rows(table)
     assert [row["case"] for row in rows] == list(throughput.CASES)
-    # All learn as often as they are told to; where an episode ends early, a sequence of DQN's has fewer transitions.
-    r2d2, recurrent, feedforward = (float(row["updates per environment step"]) for row in rows)
-    assert [r2d2, feedforward] == pytest.approx([throughput.UPDATES_PER_STEP] * 2, rel=0.2)
-    assert 0.2 * throughput.UPDATES_PER_STEP < recurrent < 1.2 * throughput.UPDATES_PER_STEP
+    # All learn as often as they are told to.
+    ratios = [float(row["updates per environment step"]) for row in rows]
+    assert ratios == pytest.approx([throughput.UPDATES_PER_STEP] * 3, rel=0.2)

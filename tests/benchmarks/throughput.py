@@ -2,8 +2,8 @@
 
 Both train on the same task with as many runners, environments and transitions in an update, one after the other,
 several times. Their networks are of equal width: an encoder or fully connected layer, then an LSTM; DQN also without.
-RLlib's DQN with an LSTM knows uniform replay and single steps only, and one environment per runner. An update of DQN's
-counts by the transitions in it; with an LSTM those are fewer where episodes end within a sequence.
+RLlib's DQN with an LSTM knows uniform replay and single steps only, and one environment per runner. Where episodes end
+within a sequence, an update of either has fewer transitions.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.utils.metrics import (
-    ALL_MODULES,
     ENV_RUNNER_RESULTS,
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_MODULE_STEPS_TRAINED_LIFETIME,
+    WEIGHTS_SEQ_NO,
 )
 from ray.tune.registry import register_env
 
@@ -83,8 +83,8 @@ def counted(case: str, metrics: dict[str, Any]) -> tuple[float, float]:
     """Environment steps and updates so far."""
     if case == "R2D2":
         return metrics[NUM_ENV_STEPS_LIFETIME], metrics[NUM_UPDATES_LIFETIME]
-    trained = metrics.get(LEARNER_RESULTS, {}).get(ALL_MODULES, {}).get(NUM_MODULE_STEPS_TRAINED_LIFETIME, 0)
-    return metrics[ENV_RUNNER_RESULTS][NUM_ENV_STEPS_SAMPLED_LIFETIME], trained / (SEQUENCES * STEPS)
+    updates = metrics.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {}).get(WEIGHTS_SEQ_NO, 0)
+    return metrics[ENV_RUNNER_RESULTS][NUM_ENV_STEPS_SAMPLED_LIFETIME], updates
 
 
 def measure(case: str, task: TaskConfig, env: PruningEnv, seconds: float) -> Row:
