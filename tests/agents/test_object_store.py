@@ -18,6 +18,7 @@ from torch import nn
 from agents.cluster import start_ray
 from agents.controller import ControllerTraining, load_controller, make_env
 from agents.object_store import NAMESPACE, Publication, fetch
+from agents.r2d2.algorithm import RUNNERS_ALIVE
 from agents.run_directory import RunDirectory
 from agents.workbench import open_environment
 from envs.episodes import Episode, play
@@ -302,12 +303,12 @@ class TestTraining:
         run = RunDirectory.create(Path("run"), "train")
         trained = training(run, files, 2, 3000)
         remove_files(files)
+        algorithm, group = trained.algorithm, trained.algorithm.env_runner_group
         try:
-            trained.algorithm.train()
-            group = trained.algorithm.env_runner_group
+            algorithm.train()
             group.foreach_env_runner(lambda _: os._exit(1), remote_worker_ids=[1], local_env_runner=False)
-            trained.train()
-            assert group.num_healthy_remote_workers() == 2
+            assert algorithm.train()[RUNNERS_ALIVE] == 1
+            wait_until(lambda: algorithm.train()[RUNNERS_ALIVE] == 2, "it comes back", 120)
             states = group.foreach_env_runner(look, local_env_runner=False)
             assert states == [(2, 1, contents(trained.env.recognizer.baseline))] * 2
         finally:
