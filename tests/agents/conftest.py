@@ -1,5 +1,8 @@
 """A pruning task so small that an episode takes milliseconds, and runs in a home of their own."""
 
+import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,15 @@ SMALL = [
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def token_of_ray() -> Iterator[None]:
+    """Ray's token. A process finds its own in its first home; nodes that it starts in another one would miss it."""
+    with pytest.MonkeyPatch.context() as context:
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            context.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        yield
 
 
 @pytest.fixture(scope="session")
