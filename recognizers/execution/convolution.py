@@ -20,16 +20,17 @@ from recognizers.execution.reshaping import (
     split_pixels,
 )
 
-Convolve = Callable[[Tensor, Tensor | None], Tensor]
-"""From features and what is to be added to the result, if anything."""
+Convolve = Callable[[Tensor, Tensor | None, bool], Tensor]
+"""From features, what is to be added to the result, if anything, and whether the result may overwrite that."""
 
 
 class FusedConvolution(nn.Module):
     """A convolution with what follows it: batch norm folded into its weights, a sum with another tensor, ReLU.
 
-    On CPUs oneDNN does the sum and the ReLU while the convolution's result is still in the cache. Weights are folded
-    in float32 and rounded once. Where another shape takes less time (see :mod:`recognizers.execution.reshaping`), the
-    convolution is computed in that.
+    On CPUs oneDNN does the sum and the ReLU while the convolution's result is still in the cache; the sum in the memory
+    of the other tensor, or of a copy, as reading that from elsewhere costs oneDNN 20 cycles and more for each vector of
+    the result. Weights are folded in float32 and rounded once. Where another shape takes less time (see
+    :mod:`recognizers.execution.reshaping`), the convolution is computed in that.
 
     Args:
         convolution: whose tensors are read again when they changed.
@@ -55,13 +56,19 @@ class FusedConvolution(nn.Module):
         self._convolve: Convolve | None = None
         self._prepared: object = None
 
-    def forward(self, features: Tensor, other: Tensor | None = None) -> Tensor:
-        """Convolve ``features``, ``[N, C, H, W]``; add ``other``, shaped like the result."""
+    def forward(self, features: Tensor, other: Tensor | None = None, disposable: bool = False) -> Tensor:
+        """Convolve ``features``, ``[N, C, H, W]``, and add ``other``, shaped like the result.
+
+        Args:
+            features: to convolve.
+            other: to add.
+            disposable: whether ``other`` may be overwritten.
+        """
         features = features.to(self._dtype)
         state = (self._current(), features.shape[1:], runs_on_onednn(features))
         if self._convolve is None or self._prepared != state:
             self._convolve, self._prepared = self._prepare(features, sums=other is not None), state
-        return self._convolve(features, None if other is None else other.to(self._dtype))
+        return self._convolve(features, None if other is None else other.to(self._dtype), disposable)
 
     @torch.no_grad()
     def _prepare(self, features: Tensor, *, sums: bool) -> Convolve:
@@ -84,7 +91,7 @@ class FusedConvolution(nn.Module):
         bias = None if bias is None else bias.to(self._dtype)
         geometry: Any = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
 
-        def convolve(features: Tensor, other: Tensor | None) -> Tensor:
+        def convolve(features: Tensor, other: Tensor | None, disposable: bool) -> Tensor:
             return self._finished(functional.conv2d(features, weight, bias, *geometry), other)
 
         return convolve
@@ -94,7 +101,7 @@ class FusedConvolution(nn.Module):
         convolution, _ = self._read
         product = linear_map(convolution, weight, None if bias is None else bias.to(self._dtype), size)
 
-        def convolve(features: Tensor, other: Tensor | None) -> Tensor:
+        def convolve(features: Tensor, other: Tensor | None, disposable: bool) -> Tensor:
             return self._finished(product(features), other)
 
         return convolve
@@ -110,14 +117,17 @@ class FusedConvolution(nn.Module):
         geometry = (padding, stride, convolution.dilation, convolution.groups)
         weight = weight.contiguous(memory_format=torch.channels_last)
         weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(features.shape))
-        operation, relu = torch.ops.mkldnn._convolution_pointwise, "relu" if self._relu else None
+        apart, onto = torch.ops.mkldnn._convolution_pointwise, torch.ops.mkldnn._convolution_pointwise_.binary
+        relu = "relu" if self._relu else None
 
-        def convolve(features: Tensor, other: Tensor | None) -> Tensor:
+        def convolve(features: Tensor, other: Tensor | None, disposable: bool) -> Tensor:
             if other is None:
-                result = operation(features, weight, bias, *geometry, relu or "none", [], None)
+                result = apart(features, weight, bias, *geometry, relu or "none", [], None)
             else:
-                other = other if pixels == 1 else join_pixels(other, pixels)
-                result = operation.binary(features, other, weight, bias, *geometry, "add", 1.0, relu, [], None)
+                if not (disposable and other.is_contiguous(memory_format=torch.channels_last)):
+                    other = other.clone(memory_format=torch.channels_last)
+                result = other if pixels == 1 else join_pixels(other, pixels)
+                onto(result, features, weight, bias, *geometry, "add", 1.0, relu, [], None)
             return result if pixels == 1 else split_pixels(result, pixels)
 
         return convolve

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -250,7 +251,10 @@ class Engine(Subject):
         keys = self._keys(self._compact.mask, names)
         self._share_memory()
         if self._inference is None:
-            self._inference = StagedPass(self._baseline.reward, self._fused, self._kept | {len(self._fused)})
+            consuming = [
+                stage if stage is self._compact.module else partial(stage, disposable=True) for stage in self._fused
+            ]
+            self._inference = StagedPass(self._baseline.reward, self._fused, self._kept | {len(self._fused)}, consuming)
         with autocast(self.precision, self.device):
             start = self._inference.start(keys, stop)
             return self._inference.advance(keys, start, stop, keep=self._extent.keep, pin=self._extent.pin)

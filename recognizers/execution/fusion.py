@@ -23,7 +23,8 @@ _RELUS = (functional.relu, torch.relu, "relu")
 def fuse(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dtype) -> fx.GraphModule:
     """A stage for inference: its convolutions take over the batch norms, sums and ReLUs behind them.
 
-    Max poolings take the fast way where there is one.
+    Max poolings take the fast way where there is one. The stage takes a second argument, ``disposable``: whether it may
+    overwrite the features that it is given (by default it does not).
 
     Args:
         graph: of the stage; left unchanged. Its nodes know their ``shape``.
@@ -53,7 +54,28 @@ def fuse(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dty
         fused[-1].replace_all_uses_with(replacement)
         for replaced in reversed(fused):
             result.erase_node(replaced)
+    _tell_disposable(result, modules)
     return fx.GraphModule({**modules, **attributes}, result)
+
+
+def _tell_disposable(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    """Tell each fused convolution that adds a tensor whether nobody reads that tensor afterwards."""
+    features = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(features):
+        disposable = graph.placeholder("disposable", default_value=False)
+    position = {node: index for index, node in enumerate(graph.nodes)}
+
+    def is_fused(node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(modules.get(str(node.target)), FusedConvolution)
+
+    for node in filter(is_fused, graph.nodes):
+        if len(node.args) < 2 or node.args[0] is node.args[1]:
+            continue
+        other = node.args[1]
+        # The results of fused convolutions lie in memory of their own; those of other operations might be views.
+        free = all(reader is node or (is_fused(reader) and position[reader] < position[node]) for reader in other.users)
+        if free and (other is features or is_fused(other)):
+            node.args = (*node.args, disposable if other is features else True)
 
 
 def fused_convolution(

@@ -104,11 +104,19 @@ class StagedPass(Boundaries):
         batches: the inputs, each ``[N, C, H, W]``.
         stages: each maps the tensor before it to the tensor behind it.
         kept: the boundaries whose tensors are kept.
+        consuming: the same stages, for tensors that nobody needs afterwards: they may overwrite them.
     """
 
-    def __init__(self, batches: Sequence[Tensor], stages: Sequence[Run], kept: frozenset[int]) -> None:
+    def __init__(
+        self,
+        batches: Sequence[Tensor],
+        stages: Sequence[Run],
+        kept: frozenset[int],
+        consuming: Sequence[Run] | None = None,
+    ) -> None:
         super().__init__(kept)
         self._batches, self._stages = list(batches), stages
+        self._consuming = consuming or stages
 
     def advance(self, keys: Sequence[bytes], start: int, stop: int, *, keep: bool, pin: bool = False) -> list[Tensor]:
         """Run the stages from one boundary to another.
@@ -131,7 +139,8 @@ class StagedPass(Boundaries):
         for batch in tensors:
             tensor = batch
             for stage in range(start, stop):
-                tensor = self._stages[stage](tensor)
+                needed = stage == start or stage in fresh
+                tensor = (self._stages if needed else self._consuming)[stage](tensor)
                 if stage + 1 in fresh:
                     fresh[stage + 1].append(tensor)
             results.append(tensor)
