@@ -65,6 +65,11 @@ GRAPHS: dict[str, tuple[Callable[[Any, torch.Tensor], torch.Tensor], list[str]]]
         [CONVOLUTION, CONVOLUTION, "add", "ReLU"],
     ),
     "one behind the other": (lambda g, x: g.relu(g.conv2(g.relu(g.norm(g.conv(x)))) + x), [CONVOLUTION] * 2),
+    "summand read afterwards": (lambda g, x: g.relu(g.conv2(g.conv(x)) + x) * x, [CONVOLUTION] * 2 + ["mul"]),
+    "view of the summand read afterwards": (
+        lambda g, x: g.relu(g.conv2(g.conv(x)) + x) - x.transpose(2, 3),
+        [CONVOLUTION, CONVOLUTION, "transpose", "sub"],
+    ),
     "twice itself": (doubled, [CONVOLUTION, "add"]),
     "weighted sum": (lambda g, x: torch.add(g.conv(x), x, alpha=2), [CONVOLUTION, "add"]),
     "sum with a number": (lambda g, x: g.relu(g.conv(x) + 1.5), [CONVOLUTION, "add", "ReLU"]),

@@ -162,6 +162,32 @@ class TestPatterns:
             stage(features)
         assert torch.equal(features, before)
 
+    @pytest.mark.parametrize("name", GRAPHS)
+    def test_disposable_inputs_give_the_same(self, name: str, enliven: Enliven, onednn: None) -> None:
+        network = enliven(Graph(GRAPHS[name][0]), _images(batch=16))
+        _, *stages = _fused(network, _images())
+        features = _images(channels=6)
+        with torch.no_grad():
+            for stage in stages:
+                expected = stage(features)
+                assert torch.equal(stage(features.clone(), disposable=True), expected)
+                features = expected
+
+    def test_a_view_taken_of_a_summand_before_it_outlives_the_sum(self, enliven: Enliven, onednn: None) -> None:
+        network = enliven(Graph(lambda g, x: x.transpose(2, 3) - g.relu(g.conv2(g.conv(x)) + x)), _images(batch=16))
+        (whole,) = _fused(network, _images())
+        with torch.no_grad():
+            torch.testing.assert_close(whole(_images()), network(_images()))
+
+    def test_a_disposable_summand_becomes_the_sum(self, enliven: Enliven) -> None:
+        network = enliven(Graph(GRAPHS["one behind the other"][0]), _images(batch=16))
+        _, stage = _fused(network, _images())
+        features = _images(channels=6)
+        with torch.no_grad():
+            for disposable in (False, True):
+                result = stage(features, disposable=disposable)
+                assert (result.data_ptr() == features.data_ptr()) == disposable
+
 
 class TestArchitectures:
     NAMES = ("convnet", "resnet20", "resnet18", "mobilenet_v2", "efficientnet_b0", "densenet121")

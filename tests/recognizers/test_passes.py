@@ -74,8 +74,10 @@ class Chain:
     def __init__(self, kept: frozenset[int] = frozenset()) -> None:
         self.versions = [0] * self.STAGES
         self.calls: list[int] = []
+        self.consumed: list[int] = []
         self.watch: Callable[[int], None] = lambda _: None
-        self.staged = StagedPass(self.BATCHES, [partial(self.run, stage) for stage in range(self.STAGES)], kept)
+        stages, consuming = ([partial(run, stage) for stage in range(self.STAGES)] for run in (self.run, self.consume))
+        self.staged = StagedPass(self.BATCHES, stages, kept, consuming)
 
     @property
     def keys(self) -> list[bytes]:
@@ -85,6 +87,12 @@ class Chain:
         self.calls.append(stage)
         self.watch(stage)
         return 3 * tensor + self.versions[stage] + 10 * stage
+
+    def consume(self, stage: int, tensor: torch.Tensor) -> torch.Tensor:
+        result = self.run(stage, tensor)
+        tensor.fill_(torch.nan)
+        self.consumed.append(stage)
+        return result
 
     def expected(self, stop: int) -> list[torch.Tensor]:
         results = list(self.BATCHES)
@@ -176,6 +184,15 @@ class TestStagedPass:
         chain.advance(2, pin=True)
         chain.staged.release()
         assert chain.advance()[0] == 2
+
+    def test_stages_consume_what_lies_between_them_and_is_not_kept(self) -> None:
+        chain = Chain(frozenset({2}))
+        chain.advance()
+        assert chain.consumed == [1, 3] * 2, "neither inputs nor what is kept"
+        chain.consumed.clear()
+        chain.versions[2] = 1
+        chain.advance()
+        assert chain.consumed == [3] * 2
 
     def test_what_is_to_be_kept_may_change(self) -> None:
         chain = Chain(frozenset({1, 2, 3}))
