@@ -82,7 +82,7 @@ class FusedConvolution(nn.Module):
             return self._linear(weight, bias, size)
         if bias is not None and sums:  # only oneDNN's plain convolution takes a bias in float32
             bias = bias.to(self._dtype)
-        return self._fused(weight, bias, features, pixels_to_join(convolution, size) if _has_lanes(self._dtype) else 1)
+        return self._fused(weight, bias, features, pixels_to_join(convolution, size, _lanes(self._dtype)))
 
     def _plain(self, weight: Tensor, bias: Tensor | None) -> Convolve:
         """By PyTorch's operations."""
@@ -162,7 +162,11 @@ def _onednn_takes_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _has_lanes(dtype: torch.dtype) -> bool:
-    """Whether a convolution takes time by vectors of 16 outputs; AMX multiplies tiles of pixels and outputs."""
-    tiles = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
-    return torch.cpu._is_avx512_supported() and not tiles
+def _lanes(dtype: torch.dtype) -> int:
+    """Outputs that a vector holds, by which a convolution takes time: it sums in float32.
+
+    1 where nothing is known of vectors: of other processors, and of AMX, which multiplies tiles of pixels and outputs.
+    """
+    if dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
+        return 1
+    return 16 if torch.cpu._is_avx512_supported() else 8 if torch.cpu._is_avx2_supported() else 1

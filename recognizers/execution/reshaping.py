@@ -3,9 +3,9 @@
 - Of a map of 2 x 2 pixels a convolution of 3 x 3 multiplies more padding than pixels, and oneDNN hands its threads few
   pixels at a time. There it is a linear map from all pixels to all pixels, and a product of matrices is several times
   faster.
-- oneDNN computes the outputs of a pixel in vectors of 16, so that 2 filters take as long as 16. Where a network has
-  been pruned to few, neighbouring pixels of a row are computed as one with several times the filters; the wider kernel
-  has zeros.
+- oneDNN computes the outputs of a pixel in vectors of 16 (AVX-512) or 8 (AVX2), so that 2 filters take as long as 16.
+  Where a network has been pruned to few, neighbouring pixels of a row are computed as one with several times the
+  filters; the wider kernel has zeros.
 
 Both are views of the same memory where the channels come last.
 """
@@ -23,8 +23,6 @@ from recognizers.execution.forward import lent_forward
 
 Size = tuple[int, int]
 
-_LANES = 16
-"""Numbers of float32, in which oneDNN sums, in a vector of AVX-512."""
 _ROW = 8
 """Pixels that a row must still have when neighbours are joined: with fewer, oneDNN loses as much as is gained."""
 _GAIN = 0.8
@@ -76,12 +74,13 @@ def as_linear(weight: Tensor, *, stride: Size, padding: Size, size: Size) -> Ten
     return torch.cat(blocks).flatten(1)
 
 
-def pixels_to_join(convolution: nn.Conv2d, size: Size) -> int:
+def pixels_to_join(convolution: nn.Conv2d, size: Size, lanes: int) -> int:
     """How many pixels of a row of its output a convolution should compute as one: 1, 2 or 4.
 
     Args:
         convolution: any.
         size: of its input.
+        lanes: outputs that are computed in one vector; with 1 no pixels are worth joining.
     """
     if not _is_regular(convolution):
         return 1
@@ -89,7 +88,7 @@ def pixels_to_join(convolution: nn.Conv2d, size: Size) -> int:
     _, width = output_size(size, convolution.kernel_size, convolution.stride, cast(Size, convolution.padding))
 
     def products(pixels: int) -> float:
-        return math.ceil(pixels * filters / _LANES) * (taps + step * (pixels - 1)) / pixels
+        return math.ceil(pixels * filters / lanes) * (taps + step * (pixels - 1)) / pixels
 
     best = min(
         (pixels for pixels in (2, 4) if width % pixels == 0 and width // pixels >= _ROW), key=products, default=1

@@ -91,24 +91,38 @@ def test_where_a_linear_map_is_faster(convolution: nn.Conv2d, size: Size, faster
 
 
 @pytest.mark.parametrize(
-    ("convolution", "size", "pixels"),
+    ("convolution", "size", "by_16", "by_8"),
     [
         # Vectors of outputs times columns of the kernel, per pixel: 3 for one, 4 / 2 for two, 6 / 4 for four.
-        (nn.Conv2d(16, 4, 3, padding=1), (32, 32), 4),
-        (nn.Conv2d(16, 5, 3, padding=1), (32, 32), 2),
-        (nn.Conv2d(16, 8, 3, padding=1), (32, 32), 2),
-        (nn.Conv2d(16, 9, 3, padding=1), (32, 32), 1),
-        (nn.Conv2d(16, 4, 3, padding=1), (16, 16), 2),  # by fours a row would have four pixels left
-        (nn.Conv2d(16, 4, 3, padding=1), (8, 8), 1),
-        (nn.Conv2d(16, 4, 3, padding=1), (32, 33), 1),
-        (nn.Conv2d(16, 4, 3, stride=2, padding=1), (32, 32), 1),  # 5 / 2 is no great gain
-        (nn.Conv2d(16, 4, 1), (32, 32), 1),  # its zeros cost as much as is gained
-        (nn.Conv2d(4, 4, 3, padding=1, groups=4), (32, 32), 1),
+        (nn.Conv2d(16, 2, 3, padding=1), (32, 32), 4, 4),
+        (nn.Conv2d(16, 4, 3, padding=1), (32, 32), 4, 2),
+        (nn.Conv2d(16, 5, 3, padding=1), (32, 32), 2, 1),
+        (nn.Conv2d(16, 8, 3, padding=1), (32, 32), 2, 1),
+        (nn.Conv2d(16, 9, 3, padding=1), (32, 32), 1, 1),
+        (nn.Conv2d(16, 2, 3, padding=1), (16, 16), 2, 2),  # by fours a row would have four pixels left
+        (nn.Conv2d(16, 4, 3, padding=1), (8, 8), 1, 1),
+        (nn.Conv2d(16, 4, 3, padding=1), (32, 33), 1, 1),
+        (nn.Conv2d(16, 4, 3, stride=2, padding=1), (32, 32), 1, 1),  # 5 / 2 is no great gain
+        (nn.Conv2d(16, 4, 1), (32, 32), 1, 1),  # its zeros cost as much as is gained
+        (nn.Conv2d(4, 4, 3, padding=1, groups=4), (32, 32), 1, 1),
     ],
     ids=str,
 )
-def test_how_many_pixels_are_joined(convolution: nn.Conv2d, size: Size, pixels: int) -> None:
-    assert pixels_to_join(convolution, size) == pixels
+def test_how_many_pixels_are_joined(convolution: nn.Conv2d, size: Size, by_16: int, by_8: int) -> None:
+    assert [pixels_to_join(convolution, size, lanes) for lanes in (16, 8, 1)] == [by_16, by_8, 1]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "amx", "float32", "bfloat16"),
+    [("avx512", True, 16, 1), ("avx512", False, 16, 16), ("avx2", False, 8, 8), ("none", False, 1, 1)],
+)
+def test_lanes_of_processors(
+    monkeypatch: pytest.MonkeyPatch, vectors: str, amx: bool, float32: int, bfloat16: int
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: vectors == "avx512")
+    monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: vectors != "none")
+    assert [convolution_module._lanes(dtype) for dtype in (torch.float32, torch.bfloat16)] == [float32, bfloat16]
 
 
 class TestFusedConvolution:
@@ -116,17 +130,17 @@ class TestFusedConvolution:
 
     @pytest.fixture(autouse=True)
     def _lanes(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr(convolution_module, "_has_lanes", lambda dtype: True)
+        monkeypatch.setattr(convolution_module, "_lanes", lambda dtype: 16)
         yield
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     @pytest.mark.parametrize("size", [2, 16, 32])
     @pytest.mark.parametrize("filters", [1, 3, 7])
     @pytest.mark.parametrize(("normed", "bias"), [(False, False), (False, True), (True, False)])
-    @pytest.mark.parametrize("adds", [False, True])
+    @pytest.mark.parametrize("adds", ["nothing", "what stays", "what is disposable"])
     @pytest.mark.parametrize("relu", [False, True])
     def test_it_computes_the_same(
-        self, dtype: torch.dtype, size: int, filters: int, normed: bool, bias: bool, adds: bool, relu: bool
+        self, dtype: torch.dtype, size: int, filters: int, normed: bool, bias: bool, adds: str, relu: bool
     ) -> None:
         torch.manual_seed(0)
         convolution = nn.Conv2d(5, filters, 3, padding=1, bias=bias)
@@ -144,14 +158,15 @@ class TestFusedConvolution:
         with torch.no_grad():
             expected = convolution(features.float())
             expected = expected if norm is None else norm(expected)
-            expected = expected + other.float() if adds else expected
+            expected = expected if adds == "nothing" else expected + other.float()
             expected = expected.relu() if relu else expected
-            actual = fused(features, other if adds else None)
+            disposable = adds == "what is disposable"
+            actual = fused(features, None if adds == "nothing" else other, disposable)
         close = 2e-2 if dtype == torch.bfloat16 else 1e-4
         torch.testing.assert_close(actual.float(), expected, rtol=close, atol=close)
         assert actual.dtype == dtype
         assert actual.is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(other, kept)
+        assert disposable or torch.equal(other, kept)
 
     @pytest.mark.parametrize(("size", "shape"), [(2, "linear"), (16, "joined"), (8, None)])
     def test_it_takes_that_shape(self, monkeypatch: pytest.MonkeyPatch, size: int, shape: str | None) -> None:
