@@ -27,10 +27,10 @@ Convolve = Callable[[Tensor, Tensor | None, bool], Tensor]
 class FusedConvolution(nn.Module):
     """A convolution with what follows it: batch norm folded into its weights, a sum with another tensor, ReLU.
 
-    On CPUs oneDNN does the sum and the ReLU while the convolution's result is still in the cache; the sum in the memory
-    of the other tensor, or of a copy, as reading that from elsewhere costs oneDNN 20 cycles and more for each vector of
-    the result. Weights are folded in float32 and rounded once. Where another shape takes less time (see
-    :mod:`recognizers.execution.reshaping`), the convolution is computed in that.
+    On CPUs oneDNN does the sum and the ReLU while the convolution's result is still in the cache. The sum takes the place
+    of the other tensor, or of a copy: oneDNN is slow at reading one that lies elsewhere. Weights are folded in float32
+    and rounded once. Where another shape takes less time (see :mod:`recognizers.execution.reshaping`), the convolution
+    is computed in that.
 
     Args:
         convolution: whose tensors are read again when they changed.
