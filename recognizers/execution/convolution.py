@@ -27,10 +27,10 @@ Convolve = Callable[[Tensor, Tensor | None, bool], Tensor]
 class FusedConvolution(nn.Module):
     """A convolution with what follows it: batch norm folded into its weights, a sum with another tensor, ReLU.
 
-    On CPUs oneDNN does the sum and the ReLU while the convolution's result is still in the cache. The sum takes the place
-    of the other tensor, or of a copy: oneDNN is slow at reading one that lies elsewhere. Weights are folded in float32
-    and rounded once. Where another shape takes less time (see :mod:`recognizers.execution.reshaping`), the convolution
-    is computed in that.
+    On CPUs oneDNN does the sum and the ReLU while the convolution's result is still in the cache. The sum takes the
+    place of the other tensor, or of a copy: oneDNN is slow at reading one that lies elsewhere. Weights are folded in
+    float32 and rounded once. Where another shape takes less time (see :mod:`recognizers.execution.reshaping`), the
+    convolution is computed in that.
 
     Args:
         convolution: whose tensors are read again when they changed.
