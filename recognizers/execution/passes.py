@@ -137,16 +137,21 @@ class StagedPass(Boundaries):
         fresh: dict[int, list[Tensor]] = {boundary: [] for boundary in self._fresh(start, stop, keep=keep, pin=pin)}
         results = []
         for batch in tensors:
-            tensor = batch
+            tensor, needed = batch, {_memory(batch)}
             for stage in range(start, stop):
-                needed = stage == start or stage in fresh
-                tensor = (self._stages if needed else self._consuming)[stage](tensor)
+                # By memory, as a stage may hand on what it was given, or a view of it.
+                tensor = (self._stages if _memory(tensor) in needed else self._consuming)[stage](tensor)
                 if stage + 1 in fresh:
                     fresh[stage + 1].append(tensor)
+                    needed.add(_memory(tensor))
             results.append(tensor)
         for boundary, values in fresh.items():
             self._values[boundary] = (keys[boundary - 1], values)
         return results
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def choose_boundaries(

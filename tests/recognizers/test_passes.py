@@ -194,6 +194,19 @@ class TestStagedPass:
         chain.advance()
         assert chain.consumed == [3] * 2
 
+    def test_views_of_what_is_needed_are_not_consumed(self) -> None:
+        def consume(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.neg_()
+
+        inputs = torch.tensor([1.0, 2.0])
+        views: list[Callable[[torch.Tensor], torch.Tensor]] = [lambda tensor: tensor, lambda tensor: tensor.view(2, 1)]
+        staged = StagedPass([inputs], [*views, torch.neg, torch.neg], frozenset({1}), [*views, consume, consume])
+        keys = [b"a", b"b", b"c", b"d"]
+        for start in (0, 1):
+            (result,) = staged.advance(keys, start, 4, keep=True)
+            assert result.tolist() == [[1.0], [2.0]]
+            assert inputs.tolist() == [1.0, 2.0]
+
     def test_what_is_to_be_kept_may_change(self) -> None:
         chain = Chain(frozenset({1, 2, 3}))
         chain.advance()
