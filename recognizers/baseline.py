@@ -78,7 +78,8 @@ class Baseline:
         self.splits, self.normalization, self._blueprint = splits, normalization, blueprint
         self.precision, self.history = precision, history
         if self.dtype == torch.bfloat16 and resolve_precision("auto", self.device) == torch.float32:
-            warnings.warn("recognizer.precision=bfloat16 is slower than float32 on this processor", stacklevel=2)
+            slower = "recognizer.precision=bfloat16 is slower than float32 on this processor"
+            warnings.warn(f"{slower}; auto would choose float32", stacklevel=2)
         self.provenance = provenance or Provenance()
         network = make_plain(network).to(self.device).eval()
         example = normalization.normalize(splits.train.images[:2].to(self.device))

@@ -100,6 +100,7 @@ def test_where_a_linear_map_is_faster(convolution: nn.Conv2d, size: Size, faster
         (nn.Conv2d(16, 8, 3, padding=1), (32, 32), 2, 1),
         (nn.Conv2d(16, 9, 3, padding=1), (32, 32), 1, 1),
         (nn.Conv2d(16, 2, 3, padding=1), (16, 16), 2, 2),  # by fours a row would have four pixels left
+        (nn.Conv2d(16, 4, 3, padding=1), (16, 16), 2, 2),
         (nn.Conv2d(16, 4, 3, padding=1), (8, 8), 1, 1),
         (nn.Conv2d(16, 4, 3, padding=1), (32, 33), 1, 1),
         (nn.Conv2d(16, 4, 3, stride=2, padding=1), (32, 32), 1, 1),  # 5 / 2 is no great gain
