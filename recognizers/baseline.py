@@ -150,7 +150,11 @@ class Baseline:
     def reward(self) -> tuple[Tensor, ...]:
         """The images of the reward split in batches of nearly equal size, as the network takes them."""
         images = self._reward_inputs()
-        return images.tensor_split(max(1, round(len(images) / self.batch_size)))
+        batches, pairs = max(1, round(len(images) / self.batch_size)), len(images) // 2
+        if batches > pairs:
+            return images.tensor_split(batches)
+        # Of even numbers, but for the last one: the engine can take images in pairs.
+        return images.tensor_split([2 * (pairs * batch // batches) for batch in range(1, batches)])
 
     def calibration(self, count: int) -> Tensor:
         """A fixed seeded subset of ``count`` training images, as the network takes them, ``[count, C, H, W]``."""

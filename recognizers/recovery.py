@@ -31,6 +31,11 @@ class Subject(ABC):
         """The compact network, in evaluation mode; to be changed in place."""
 
     @property
+    def chain(self) -> Sequence[nn.Module]:
+        """Modules that compute one after the other, and with the same parameters, what the network computes."""
+        return [self.network]
+
+    @property
     @abstractmethod
     def train(self) -> Examples:
         """The training images."""
@@ -167,6 +172,7 @@ class FinetuneRecovery(CalibratedRecovery):
             generator=generator,
             device=subject.device,
             precision=subject.precision,
+            chain=subject.chain,
         )
         subject.changed()
         subject.recalibrate(self.images, self.batch_size)

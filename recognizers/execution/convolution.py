@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recognizers.execution.pairing import paired_geometry
 from recognizers.execution.reshaping import (
     Size,
     is_linear_faster,
-    join_pixels,
     joined,
     linear_map,
-    pixels_to_join,
-    split_pixels,
+    rows_to_join,
+    split_rows,
 )
 
 Convolve = Callable[[Tensor, Tensor | None, bool], Tensor]
@@ -38,6 +37,8 @@ class FusedConvolution(nn.Module):
         relu: whether a ReLU ends it.
         version: changes whenever a tensor of either module does.
         dtype: to compute in.
+        width: columns of a single image, where its input may come in pairs of images
+            (see :mod:`recognizers.execution.pairing`).
     """
 
     def __init__(
@@ -48,13 +49,19 @@ class FusedConvolution(nn.Module):
         relu: bool,
         version: Callable[[], object],
         dtype: torch.dtype,
+        width: int | None = None,
     ) -> None:
         super().__init__()
         # In a tuple, so that they are not registered as submodules of this module.
         self._read = (convolution, norm)
-        self._relu, self._current, self._dtype = relu, version, dtype
+        self._relu, self._current, self._dtype, self._width = relu, version, dtype, width
         self._convolve: Convolve | None = None
         self._prepared: object = None
+
+    @property
+    def convolution(self) -> nn.Conv2d:
+        """The convolution that it computes."""
+        return self._read[0]
 
     def forward(self, features: Tensor, other: Tensor | None = None, disposable: bool = False) -> Tensor:
         """Convolve ``features``, ``[N, C, H, W]``, and add ``other``, shaped like the result.
@@ -75,24 +82,26 @@ class FusedConvolution(nn.Module):
         convolution, norm = self._read
         weight, bias = (convolution.weight, convolution.bias) if norm is None else folded(convolution, norm)
         weight, bias = weight.detach().to(self._dtype), None if bias is None else bias.detach()
-        size = cast(Size, tuple(features.shape[2:]))
+        images = 1 if self._width is None else features.shape[3] // self._width
+        size = features.shape[2], features.shape[3] // images
         if not runs_on_onednn(features):
-            return self._plain(weight, bias)
+            return self._plain(weight, bias, images)
         if is_linear_faster(convolution, size):
             return self._linear(weight, bias, size)
         if bias is not None and sums:  # only oneDNN's plain convolution takes a bias in float32
             bias = bias.to(self._dtype)
-        return self._fused(weight, bias, features, pixels_to_join(convolution, size, _lanes(self._dtype)))
+        rows = 1 if sums else rows_to_join(convolution, size, lanes(self._dtype))
+        return self._fused(weight, bias, features, images, rows)
 
-    def _plain(self, weight: Tensor, bias: Tensor | None) -> Convolve:
+    def _plain(self, weight: Tensor, bias: Tensor | None, images: int) -> Convolve:
         """By PyTorch's operations."""
-        convolution, _ = self._read
         weight = weight.contiguous(memory_format=torch.channels_last)
         bias = None if bias is None else bias.to(self._dtype)
-        geometry: Any = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+        convolution, _ = self._read
+        padding, stride, dilation, groups = paired_geometry(convolution, images)
 
         def convolve(features: Tensor, other: Tensor | None, disposable: bool) -> Tensor:
-            return self._finished(functional.conv2d(features, weight, bias, *geometry), other)
+            return self._finished(functional.conv2d(features, weight, bias, stride, padding, dilation, groups), other)
 
         return convolve
 
@@ -106,15 +115,14 @@ class FusedConvolution(nn.Module):
 
         return convolve
 
-    def _fused(self, weight: Tensor, bias: Tensor | None, features: Tensor, pixels: int) -> Convolve:
-        """By oneDNN, ``pixels`` pixels of a row as one."""
+    def _fused(self, weight: Tensor, bias: Tensor | None, features: Tensor, images: int, rows: int) -> Convolve:
+        """By oneDNN, ``images`` images side by side, ``rows`` rows as one."""
         convolution, _ = self._read
-        (rows, columns), padding = cast(Size, convolution.stride), cast(Size, convolution.padding)
-        stride = (rows, columns * pixels)
-        if pixels > 1:
-            weight = joined(weight, stride=columns, pixels=pixels)
-            bias = None if bias is None else bias.repeat(pixels)
-        geometry = (padding, stride, convolution.dilation, convolution.groups)
+        padding, (step, along), dilation, groups = paired_geometry(convolution, images)
+        if rows > 1:
+            weight = joined(weight, stride=step, rows=rows)
+            bias = None if bias is None else bias.repeat(rows)
+        geometry = (padding, (step * rows, along), dilation, groups)
         weight = weight.contiguous(memory_format=torch.channels_last)
         weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(features.shape))
         apart, onto = torch.ops.mkldnn._convolution_pointwise, torch.ops.mkldnn._convolution_pointwise_.binary
@@ -123,12 +131,11 @@ class FusedConvolution(nn.Module):
         def convolve(features: Tensor, other: Tensor | None, disposable: bool) -> Tensor:
             if other is None:
                 result = apart(features, weight, bias, *geometry, relu or "none", [], None)
-            else:
-                if not (disposable and other.is_contiguous(memory_format=torch.channels_last)):
-                    other = other.clone(memory_format=torch.channels_last)
-                result = other if pixels == 1 else join_pixels(other, pixels)
-                onto(result, features, weight, bias, *geometry, "add", 1.0, relu, [], None)
-            return result if pixels == 1 else split_pixels(result, pixels)
+                return result if rows == 1 else split_rows(result, rows)
+            if not (disposable and other.is_contiguous(memory_format=torch.channels_last)):
+                other = other.clone(memory_format=torch.channels_last)
+            onto(other, features, weight, bias, *geometry, "add", 1.0, relu, [], None)
+            return other
 
         return convolve
 
@@ -162,7 +169,7 @@ def _onednn_takes_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _lanes(dtype: torch.dtype) -> int:
+def lanes(dtype: torch.dtype) -> int:
     """Outputs that a vector holds, by which a convolution takes time: it sums in float32.
 
     1 where nothing is known of vectors: of other processors, and of AMX, which multiplies tiles of pixels and outputs.

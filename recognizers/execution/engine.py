@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -16,9 +16,12 @@ from recognizers.baseline import Baseline
 from recognizers.compaction import CompactNetwork
 from recognizers.data import Examples, Normalization
 from recognizers.evaluation import Precision, autocast
+from recognizers.execution.convolution import lanes
 from recognizers.execution.fusion import fuse
 from recognizers.execution.in_place import in_place
 from recognizers.execution.passes import Boundaries, Keys, StagedPass, choose_boundaries
+from recognizers.execution.stages import trains_as_it_infers
+from recognizers.execution.trained import trained
 from recognizers.reconstruction.downdate import Downdates
 from recognizers.reconstruction.recipe import Recipe
 from recognizers.reconstruction.walk import Walk
@@ -70,16 +73,9 @@ class Engine(Subject):
     def __init__(self, baseline: Baseline, compact: CompactNetwork, *, cache_bytes: int, kept_images: int) -> None:
         self._baseline, self._compact = baseline, compact
         stages = baseline.stages
-        versions = compact.versions
-        self._unfused, self._fused = (
-            [
-                compact.module
-                if stage.graph is None
-                else make(stage.graph, compact.module, lambda part: [versions[path] for path in part], baseline.dtype)
-                for stage in stages
-            ]
-            for make in (in_place, fuse)
-        )
+        # With vectors of 512 bits; with shorter ones pairs of images take longer in wide layers.
+        self._pairs = baseline.device.type == "cpu" and lanes(baseline.dtype) == 16
+        self._unfused, self._fused = self._made(in_place), self._made(fuse)
         paths = [sorted(stage.paths) for stage in stages]
         self._norm_paths = [
             [path for path in part if batch_norms([compact.module.get_submodule(path)])] for part in paths
@@ -131,6 +127,15 @@ class Engine(Subject):
     def network(self) -> nn.Module:
         """The compact network."""
         return self._compact.module
+
+    @cached_property
+    def chain(self) -> Sequence[nn.Module]:
+        """Stages, where they train as the network does; in float32 the network, whose gradients these are to the bit."""
+        graphs = [stage.graph for stage in self._baseline.stages if stage.graph is not None]
+        gains = self._pairs and self._baseline.dtype == torch.bfloat16
+        if not (gains and graphs and trains_as_it_infers(self._baseline.network)):
+            return [self.network]
+        return [trained(graph, self.network) for graph in graphs]
 
     @property
     def train(self) -> Examples:
@@ -301,6 +306,18 @@ class Engine(Subject):
     def _passes(self) -> list[Boundaries]:
         inference = [self._inference] if self._inference else []
         return [*self._calibrations.values(), *self._walks.values(), *inference]
+
+    def _made(self, make: Callable[..., nn.Module]) -> list[nn.Module]:
+        """Stages that run the network; a network without a graph runs itself."""
+        module, versions, dtype = self._compact.module, self._compact.versions, self._baseline.dtype
+
+        def version(paths: tuple[str, ...]) -> object:
+            return [versions[path] for path in paths]
+
+        return [
+            module if stage.graph is None else make(stage.graph, module, version, dtype, pairs=self._pairs)
+            for stage in self._baseline.stages
+        ]
 
     def _new_name(self) -> bytes:
         return f"values {next(self._names)}".encode()

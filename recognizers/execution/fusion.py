@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,6 +11,15 @@ from torch import fx, nn
 from torch.nn import functional
 
 from recognizers.execution.convolution import FusedConvolution
+from recognizers.execution.pairing import (
+    PairedConvolution,
+    PairedPool,
+    before_conversions,
+    gains_by_pairs,
+    is_map,
+    pair_where,
+    takes_pairs,
+)
 from recognizers.execution.pooling import MaximumPool, is_plain_pool
 
 Version = Callable[[tuple[str, ...]], object]
@@ -18,9 +27,12 @@ Version = Callable[[tuple[str, ...]], object]
 
 _SUMS = (operator.add, torch.add)
 _RELUS = (functional.relu, torch.relu, "relu")
+_CONVOLUTIONS = (FusedConvolution, PairedConvolution)
 
 
-def fuse(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dtype) -> fx.GraphModule:
+def fuse(
+    graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dtype, *, pairs: bool = False
+) -> fx.GraphModule:
     """A stage for inference: its convolutions take over the batch norms, sums and ReLUs behind them.
 
     Max poolings take the fast way where there is one. The stage takes a second argument, ``disposable``: whether it may
@@ -31,10 +43,12 @@ def fuse(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dty
         network: that the graph's paths belong to, in evaluation mode.
         version: of its modules.
         dtype: for the convolutions to compute in.
+        pairs: whether images may be paired (see :mod:`recognizers.execution.pairing`), in the features that it takes
+            and hands on, too; where all images have the size that the graph tells.
     """
-    result = fx.Graph()
-    result.output(result.graph_copy(graph, {}))
-    modules, attributes = replace_pools(result, called_modules(result, network)), read_attributes(result, network)
+    result = without_identities(graph, network)
+    modules = replace_pools(result, called_modules(result, network), pairs=pairs)
+    attributes = read_attributes(result, network)
     for node in list(result.nodes):
         if not is_fusible(modules, node):
             continue
@@ -47,13 +61,16 @@ def fuse(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dty
         if (follower := only_user(fused[-1])) and is_relu(modules, follower):
             fused, relu = [*fused, follower], True
         name = f"fused_{node.name}"
-        modules[name] = fused_convolution(network, paths, version, dtype, relu=relu)
+        width = node.all_input_nodes[0].meta["shape"][-1] if pairs else None
+        modules[name] = fused_convolution(network, paths, version, dtype, relu=relu, width=width)
         with result.inserting_after(fused[-1]):
             replacement = result.call_module(name, (node.args[0], other) if other else (node.args[0],))
             replacement.meta = dict(fused[-1].meta)
         fused[-1].replace_all_uses_with(replacement)
         for replaced in reversed(fused):
             result.erase_node(replaced)
+    if pairs:
+        pair_images(result, modules)
     _tell_disposable(result, modules)
     return fx.GraphModule({**modules, **attributes}, result)
 
@@ -64,28 +81,87 @@ def _tell_disposable(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
     with graph.inserting_after(features):
         disposable = graph.placeholder("disposable", default_value=False)
     position = {node: index for index, node in enumerate(graph.nodes)}
+    readers: dict[fx.Node, list[fx.Node]] = {}
+    for node in graph.nodes:
+        # What a conversion hands on may lie in the memory of what it was given.
+        for read in () if before_conversions(node) is not node else node.all_input_nodes:
+            readers.setdefault(before_conversions(read), []).append(node)
 
     def is_fused(node: fx.Node) -> bool:
         return node.op == "call_module" and isinstance(modules.get(str(node.target)), FusedConvolution)
 
     for node in filter(is_fused, graph.nodes):
-        if len(node.args) < 2 or node.args[0] is node.args[1]:
+        convolved, *others = map(before_conversions, node.all_input_nodes)
+        if convolved in others or len(others) != 1:
             continue
-        other = node.args[1]
+        (other,) = others
         # The results of fused convolutions lie in memory of their own; those of other operations might be views.
-        free = all(reader is node or (is_fused(reader) and position[reader] < position[node]) for reader in other.users)
+        free = all(
+            reader is node or (is_fused(reader) and position[reader] < position[node]) for reader in readers[other]
+        )
         if free and (other is features or is_fused(other)):
             node.args = (*node.args, disposable if other is features else True)
 
 
+def pair_images(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    """Pair the images for the convolutions of a graph that gain by it, given the ``modules`` that it calls."""
+
+    def called(node: fx.Node) -> nn.Module | None:
+        return modules.get(str(node.target)) if node.op == "call_module" else None
+
+    def gains(node: fx.Node) -> bool:
+        module, reads = called(node), node.all_input_nodes
+        return isinstance(module, _CONVOLUTIONS) and gains_by_pairs(module.convolution, reads[0].meta["shape"][2:])
+
+    def keeps(node: fx.Node) -> bool:
+        module, reads = called(node), node.all_input_nodes
+        if isinstance(module, _CONVOLUTIONS):
+            return takes_pairs(module.convolution, reads[0].meta["shape"][2:])
+        if isinstance(module, MaximumPool | PairedPool):
+            return module.takes_pairs
+        return is_norm(modules, node) or is_relu(modules, node) or is_sum_of_maps(node) or _joins_channels(node)
+
+    pair_where(graph, gains, keeps)
+
+
+def is_sum_of_maps(node: fx.Node) -> bool:
+    """Whether a node adds maps of the same shape."""
+    shapes = {read.meta.get("shape") for read in (node, *node.all_input_nodes)}
+    return node.op == "call_function" and node.target in _SUMS and is_map(node) and len(shapes) == 1
+
+
+def _joins_channels(node: fx.Node) -> bool:
+    dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    return node.target is torch.cat and bool(dim == 1) and is_map(node)
+
+
 def fused_convolution(
-    network: nn.Module, paths: tuple[str, ...], version: Version, dtype: torch.dtype, *, relu: bool = False
+    network: nn.Module,
+    paths: tuple[str, ...],
+    version: Version,
+    dtype: torch.dtype,
+    *,
+    relu: bool = False,
+    width: int | None,
 ) -> FusedConvolution:
     """The convolution at the first of ``paths``, with the batch norm at the second, if there is one."""
     convolution, *norms = (network.get_submodule(path) for path in paths)
     assert isinstance(convolution, nn.Conv2d)
     norm = next((norm for norm in norms if isinstance(norm, nn.BatchNorm2d)), None)
-    return FusedConvolution(convolution, norm, relu=relu, version=lambda: version(paths), dtype=dtype)
+    return FusedConvolution(convolution, norm, relu=relu, version=lambda: version(paths), dtype=dtype, width=width)
+
+
+def without_identities(graph: fx.Graph, network: nn.Module) -> fx.Graph:
+    """A copy of a graph in which the shortcuts and the like that do nothing are not called."""
+    result = fx.Graph()
+    result.output(result.graph_copy(graph, {}))
+    modules = called_modules(result, network)
+    for node in list(result.nodes):
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if type(module) is nn.Identity and not is_hooked(module):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            result.erase_node(node)
+    return result
 
 
 def called_modules(graph: fx.Graph, network: nn.Module) -> dict[str, nn.Module]:
@@ -95,14 +171,21 @@ def called_modules(graph: fx.Graph, network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def replace_pools(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+def replace_pools(graph: fx.Graph, modules: dict[str, nn.Module], *, pairs: bool) -> dict[str, nn.Module]:
     """The ``modules`` that a graph calls, by their paths, with plain max poolings as :class:`MaximumPool`."""
     replaced = dict(modules)
     for path, module in modules.items():
         if is_plain_pool(module) and not is_hooked(module):
             reads = [read for node in graph.nodes if str(node.target) == path for read in node.all_input_nodes]
-            replaced[path] = MaximumPool(module, rectified=all(is_relu(modules, read) for read in reads))
+            rectified = all(is_relu(modules, read) for read in reads)
+            replaced[path] = MaximumPool(module, rectified=rectified, width=common_width(reads) if pairs else None)
     return replaced
+
+
+def common_width(nodes: Iterable[fx.Node]) -> int | None:
+    """That of the maps that are the values of ``nodes``, if it is one."""
+    widths = {node.meta["shape"][-1] for node in nodes}
+    return widths.pop() if len(widths) == 1 else None
 
 
 def read_attributes(graph: fx.Graph, network: nn.Module) -> dict[str, Any]:

@@ -13,13 +13,17 @@ from recognizers.execution.fusion import (
     is_relu,
     only_user,
     other_summand,
+    pair_images,
     read_attributes,
     replace_pools,
+    without_identities,
 )
 from recognizers.execution.wide_norm import normalise_in_place
 
 
-def in_place(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dtype) -> fx.GraphModule:
+def in_place(
+    graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dtype, *, pairs: bool = False
+) -> fx.GraphModule:
     """A stage that computes what its graph says, with fewer tensors: a pass over memory in cache is a fast one.
 
     Args:
@@ -27,13 +31,16 @@ def in_place(graph: fx.Graph, network: nn.Module, version: Version, dtype: torch
         network: that the graph's paths belong to.
         version: of its modules.
         dtype: for the convolutions to compute in.
+        pairs: see :func:`recognizers.execution.fusion.fuse`.
     """
-    result = fx.Graph()
-    result.output(result.graph_copy(graph, {}))
-    modules = replace_pools(result, called_modules(result, network))
+    result = without_identities(graph, network)
+    modules = replace_pools(result, called_modules(result, network), pairs=pairs)
+    for node in [node for node in result.nodes if is_fusible(modules, node)]:
+        width = node.all_input_nodes[0].meta["shape"][-1] if pairs else None
+        modules[str(node.target)] = fused_convolution(network, (str(node.target),), version, dtype, width=width)
+    if pairs:
+        pair_images(result, modules)
     for node in list(result.nodes):
-        if is_fusible(modules, node):
-            modules[str(node.target)] = fused_convolution(network, (str(node.target),), version, dtype)
         if not is_norm(modules, node):
             continue
         norm, (before,) = modules[str(node.target)], node.all_input_nodes

@@ -10,6 +10,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from recognizers.execution.pairing import pooled
+
 _Pair = tuple[int, int]
 
 
@@ -19,15 +21,26 @@ class MaximumPool(nn.Module):
     Args:
         pool: the max pooling.
         rectified: whether it reads what a ReLU has written.
+        width: columns of a single image, where its input may come in pairs of images
+            (see :mod:`recognizers.execution.pairing`).
     """
 
-    def __init__(self, pool: nn.MaxPool2d, *, rectified: bool) -> None:
+    def __init__(self, pool: nn.MaxPool2d, *, rectified: bool, width: int | None = None) -> None:
         super().__init__()
+        self._width = width
         self._pool, self._rectified = (pool,), rectified  # in a tuple, so that it is not registered as a submodule
         self._kernel, self._stride = _pair(pool.kernel_size), _pair(pool.stride)
 
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether it knows the width of a single image."""
+        return self._width is not None
+
     def forward(self, features: Tensor) -> Tensor:
         """Pool ``[N, C, H, W]``."""
+        return pooled(self._pooled, features, self._width)
+
+    def _pooled(self, features: Tensor) -> Tensor:
         (pool,) = self._pool
         if features.device.type != "cpu" or features.dim() != 4 or not self._fits(features):
             return pool(features)  # type: ignore[no-any-return]

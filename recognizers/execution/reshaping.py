@@ -4,10 +4,8 @@
   pixels at a time. There it is a linear map from all pixels to all pixels, and a product of matrices is several times
   faster.
 - oneDNN computes the outputs of a pixel in vectors of 16 (AVX-512) or 8 (AVX2), so that 2 filters take as long as 16.
-  Where a network has been pruned to few, neighbouring pixels of a row are computed as one with several times the
-  filters; the wider kernel has zeros.
-
-Both are views of the same memory where the channels come last.
+  Where a network has been pruned to few, the same pixels of neighbouring rows are computed as one with several times
+  the filters; the higher kernel has zeros, and the result has to be copied, which is little, as the filters are few.
 """
 
 import math
@@ -23,10 +21,10 @@ from recognizers.execution.forward import lent_forward
 
 Size = tuple[int, int]
 
-_ROW = 8
-"""Pixels that a row must still have when neighbours are joined: with fewer, oneDNN loses as much as is gained."""
 _GAIN = 0.8
-"""Share of the products at which it is worthwhile to join pixels."""
+"""Share of the products at which it is worthwhile to join rows."""
+_WORDS = (torch.complex128, torch.int64, torch.int32, torch.int16)
+"""Types to copy as: of 16, 8, 4 and 2 bytes."""
 
 
 def output_size(size: Size, taps: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Size:
@@ -45,7 +43,7 @@ def is_linear_faster(convolution: nn.Conv2d, size: Size) -> bool:
         convolution: any.
         size: of its input.
     """
-    return _is_regular(convolution) and 2 * math.prod(size) <= math.prod(convolution.kernel_size)
+    return is_regular(convolution) and 2 * math.prod(size) <= math.prod(convolution.kernel_size)
 
 
 def as_linear(weight: Tensor, *, stride: Size, padding: Size, size: Size) -> Tensor:
@@ -74,41 +72,50 @@ def as_linear(weight: Tensor, *, stride: Size, padding: Size, size: Size) -> Ten
     return torch.cat(blocks).flatten(1)
 
 
-def pixels_to_join(convolution: nn.Conv2d, size: Size, lanes: int) -> int:
-    """How many pixels of a row of its output a convolution should compute as one: 1, 2 or 4.
+def rows_to_join(convolution: nn.Conv2d, size: Size, lanes: int) -> int:
+    """How many rows of its output a convolution should compute as one: 1, 2 or 4.
 
     Args:
         convolution: any.
         size: of its input.
-        lanes: outputs that are computed in one vector; with 1 no pixels are worth joining.
+        lanes: outputs that are computed in one vector; with 1 no rows are worth joining.
     """
-    if not _is_regular(convolution):
+    if not is_regular(convolution):
         return 1
-    filters, taps, step = convolution.weight.shape[0], convolution.kernel_size[1], convolution.stride[1]
-    _, width = output_size(size, convolution.kernel_size, convolution.stride, cast(Size, convolution.padding))
+    filters, taps, step = convolution.weight.shape[0], convolution.kernel_size[0], convolution.stride[0]
+    height, _ = output_size(size, convolution.kernel_size, convolution.stride, cast(Size, convolution.padding))
 
-    def products(pixels: int) -> float:
-        return math.ceil(pixels * filters / lanes) * (taps + step * (pixels - 1)) / pixels
+    def products(rows: int) -> float:
+        return math.ceil(rows * filters / lanes) * (taps + step * (rows - 1)) / rows
 
-    best = min(
-        (pixels for pixels in (2, 4) if width % pixels == 0 and width // pixels >= _ROW), key=products, default=1
-    )
+    best = min((rows for rows in (2, 4) if height % rows == 0), key=products, default=1)
     return best if products(best) <= _GAIN * products(1) else 1
 
 
-def joined(weight: Tensor, *, stride: int, pixels: int) -> Tensor:
-    """The weight of the convolution that computes ``pixels`` neighbours of a row as one pixel.
+def joined(weight: Tensor, *, stride: int, rows: int) -> Tensor:
+    """The weight of the convolution that computes ``rows`` neighbouring rows as one.
 
     Args:
         weight: ``[K, C, R, S]``.
-        stride: of the convolution along rows; that of the result is ``pixels`` times as large.
-        pixels: P, at least 1.
+        stride: of the convolution along columns; that of the result is ``rows`` times as large.
+        rows: P, at least 1.
 
     Returns:
-        ``[P * K, C, R, S + stride * (P - 1)]``.
+        ``[P * K, C, R + stride * (P - 1), S]``.
     """
-    parts = [functional.pad(weight, (stride * pixel, stride * (pixels - 1 - pixel))) for pixel in range(pixels)]
+    parts = [functional.pad(weight, (0, 0, stride * row, stride * (rows - 1 - row))) for row in range(rows)]
     return torch.cat(parts)
+
+
+def split_rows(features: Tensor, rows: int) -> Tensor:
+    """``[N, rows * K, H / rows, W]`` as ``[N, K, H, W]``, channels last: what was computed as one row as rows again."""
+    count, channels, height, width = features.shape
+    filters = channels // rows
+    numbers = features.permute(0, 2, 3, 1).reshape(-1)
+    word = next(word for word in _WORDS if filters * features.element_size() % word.itemsize == 0)
+    # In long words, as PyTorch is slow at copying many short runs.
+    words = numbers.view(word).view(count, height, width, rows, -1).transpose(2, 3).contiguous()
+    return words.view(-1).view(features.dtype).view(count, height * rows, width, filters).permute(0, 3, 1, 2)
 
 
 def small_maps(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
@@ -158,7 +165,7 @@ def split_pixels(features: Tensor, pixels: int) -> Tensor:
     return rows.permute(0, 3, 1, 2)
 
 
-def _is_regular(convolution: nn.Conv2d) -> bool:
+def is_regular(convolution: nn.Conv2d) -> bool:
     """Whether it is one of those that the functions of this module know."""
     return (
         convolution.groups == 1

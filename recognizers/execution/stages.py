@@ -95,6 +95,21 @@ def trace(network: nn.Module) -> fx.Graph | None:
     return None if any(True for module in repeated for _ in module.parameters()) else graph
 
 
+def trains_as_it_infers(network: nn.Module) -> bool:
+    """Whether a network calls the same modules, and does the same with what they compute, in training."""
+    graphs = []
+    for training in (False, True):
+        with training_mode(network, training):
+            try:
+                graph = trace(network)
+            except Exception:  # as in cut()
+                return False
+        if graph is None or any(node.op == "get_attr" for node in graph.nodes):
+            return False
+        graphs.append(str(graph))
+    return graphs[0] == graphs[1]
+
+
 class _Tracer(fx.Tracer):
     """Leaves whole what computes with sliced tensors, or does more than its ``forward`` says."""
 

@@ -128,6 +128,7 @@ def sgd_steps(
     generator: torch.Generator,
     device: torch.device | str | None = None,
     precision: Precision = "auto",
+    chain: Sequence[nn.Module] | None = None,
 ) -> float:
     """Train a network in place by a few mini-batches of SGD at a constant learning rate.
 
@@ -148,6 +149,7 @@ def sgd_steps(
         generator: draws images and augmentation.
         device: where to train; the network is moved there. By default where the network is.
         precision: of the forward and backward passes.
+        chain: modules to call one after the other in place of the network, with the same parameters.
 
     Returns:
         The mean loss over the steps in nats (nan for no steps).
@@ -161,7 +163,7 @@ def sgd_steps(
             batch = _draw(
                 Examples(images, labels), index, device=device, flip=flip, padding=padding, generator=generator
             )
-            loss += _step(network, [optimizer], batch, normalization=normalization, precision=precision)[0]
+            loss += _step(network, [optimizer], batch, normalization=normalization, precision=precision, chain=chain)[0]
     return loss.item() / steps if steps else math.nan
 
 
@@ -247,6 +249,7 @@ def _step(
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
     lesson: Lesson | None = None,
+    chain: Sequence[nn.Module] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Do one step of the optimizers; return the loss [] and the logits [N, classes], both detached."""
     inputs = to_inputs(batch.images, normalization, precision)
@@ -254,7 +257,7 @@ def _step(
     if mixing:
         inputs = mixing(inputs)
     with autocast(precision, batch.images.device):
-        outputs = run_chain(lesson.chain if lesson else [network], inputs)
+        outputs = run_chain(lesson.chain if lesson else chain or [network], inputs)
     logits = outputs[-1]
     labels = mixing(nn.functional.one_hot(batch.labels, logits.shape[1]).float()) if mixing else batch.labels
     loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)

@@ -51,12 +51,12 @@ def _assert_close(logits: Tensor, expected: Tensor, tolerance: float = 1e-3) -> 
     torch.testing.assert_close(logits, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
 
-def _assert_same_values(one: nn.Module, other: nn.Module, tolerance: float = 0.0) -> None:
-    """The same weights to the bit; running statistics as close as ``tolerance`` says."""
+def _assert_same_values(one: nn.Module, other: nn.Module, tolerance: float = 0.0, of_weights: float = 0.0) -> None:
+    """The same weights, to the bit unless ``of_weights`` says otherwise, and running statistics within a tolerance."""
     values, learned = other.state_dict(), dict(one.named_parameters())
     assert list(one.state_dict()) == list(values)
     for name, value in one.state_dict().items():
-        close = 0.0 if name in learned else tolerance
+        close = of_weights if name in learned else tolerance
         torch.testing.assert_close(
             value, values[name], rtol=close, atol=close, msg=lambda text, name=name: f"{name}: {text}"
         )
@@ -70,6 +70,7 @@ class Trio:
     scratch: Recognizer
     reference: Reference
     tolerance: float = 1e-3
+    weights_tolerance: float = 0.0
     snapshots: list[tuple[Snapshot, Snapshot, Reference]] = field(default_factory=list)
 
     def do(self, kind: str, seed: int) -> None:
@@ -107,7 +108,7 @@ class Trio:
 
     def do_values(self, seed: int) -> None:
         _assert_same_values(self.subject.compact(), self.scratch.compact())
-        _assert_same_values(self.subject.compact(), self.reference.network(), self.tolerance)
+        _assert_same_values(self.subject.compact(), self.reference.network(), self.tolerance, self.weights_tolerance)
 
     def do_network(self, seed: int) -> None:
         """The dense network with ZeroOut layers means the same."""
@@ -206,6 +207,8 @@ class TestSequences:
             Recognizer(baselines[1], recovery=RECOVERIES[kind], cache_megabytes=0),
             Reference.of(baselines[2], RECOVERIES[kind]),
             tolerance=0.05,
+            # The engine trains in pairs of images, whose gradients are summed in another order.
+            weights_tolerance=0.01 if kind == "finetune" else 0.0,
         )
         for name in (
             "logits",

@@ -22,9 +22,10 @@ from recognizers.execution.reshaping import (
     joined,
     linear_map,
     output_size,
-    pixels_to_join,
+    rows_to_join,
     small_maps,
     split_pixels,
+    split_rows,
 )
 
 SIZES = st.tuples(st.integers(1, 6), st.integers(1, 6))
@@ -52,11 +53,11 @@ def test_shapes_compute_the_same(
     assert outputs == expected.shape[2:]
     weight, offset = convolution.weight, convolution.bias
     torch.testing.assert_close(linear_map(convolution, weight, offset, size)(features), expected)
-    for pixels in (pixels for pixels in (1, 2, 3, 4) if outputs[1] % pixels == 0):
-        wide = joined(weight, stride=stride[1], pixels=pixels)
-        repeated = None if offset is None else offset.repeat(pixels)
-        result = functional.conv2d(features, wide, repeated, (stride[0], pixels * stride[1]), padding)
-        torch.testing.assert_close(split_pixels(result, pixels), expected)
+    for rows in (rows for rows in (1, 2, 3, 4) if outputs[0] % rows == 0):
+        high = joined(weight, stride=stride[0], rows=rows)
+        repeated = None if offset is None else offset.repeat(rows)
+        result = functional.conv2d(features, high, repeated, (rows * stride[0], stride[1]), padding)
+        torch.testing.assert_close(split_rows(result, rows), expected)
 
 
 @given(pixels=st.integers(1, 4), size=SIZES, channels=st.integers(1, 3))
@@ -69,6 +70,23 @@ def test_pixels_are_joined_side_by_side(pixels: int, size: Size, channels: int) 
         assert torch.equal(wide[:, pixel * channels + channel], features[:, channel, :, pixel::pixels])
     assert torch.equal(split_pixels(wide, pixels), features)
     assert wide.data_ptr() == features.data_ptr(), "no copy"
+
+
+@given(
+    rows=st.integers(1, 4),
+    size=SIZES,
+    filters=st.integers(1, 17),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+)
+def test_rows_are_split_as_they_were_joined(rows: int, size: Size, filters: int, dtype: torch.dtype) -> None:
+    height, width = size
+    features = torch.arange(2 * rows * filters * height * width).view(2, rows * filters, height, width).to(dtype)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        apart = split_rows(features.contiguous(memory_format=layout), rows)
+        assert apart.shape == (2, filters, height * rows, width)
+        assert apart.is_contiguous(memory_format=torch.channels_last)
+        for row in range(rows):
+            assert torch.equal(apart[:, :, row::rows], features[:, row * filters : (row + 1) * filters])
 
 
 @pytest.mark.parametrize(
@@ -93,24 +111,26 @@ def test_where_a_linear_map_is_faster(convolution: nn.Conv2d, size: Size, faster
 @pytest.mark.parametrize(
     ("convolution", "size", "by_16", "by_8"),
     [
-        # Vectors of outputs times columns of the kernel, per pixel: 3 for one, 4 / 2 for two, 6 / 4 for four.
+        # Vectors of outputs times rows of the kernel, per row: 3 for one, 4 / 2 for two, 6 / 4 for four.
         (nn.Conv2d(16, 2, 3, padding=1), (32, 32), 4, 4),
         (nn.Conv2d(16, 4, 3, padding=1), (32, 32), 4, 2),
         (nn.Conv2d(16, 5, 3, padding=1), (32, 32), 2, 1),
         (nn.Conv2d(16, 8, 3, padding=1), (32, 32), 2, 1),
         (nn.Conv2d(16, 9, 3, padding=1), (32, 32), 1, 1),
-        (nn.Conv2d(16, 2, 3, padding=1), (16, 16), 2, 2),  # by fours a row would have four pixels left
-        (nn.Conv2d(16, 4, 3, padding=1), (16, 16), 2, 2),
-        (nn.Conv2d(16, 4, 3, padding=1), (8, 8), 1, 1),
-        (nn.Conv2d(16, 4, 3, padding=1), (32, 33), 1, 1),
-        (nn.Conv2d(16, 4, 3, stride=2, padding=1), (32, 32), 1, 1),  # 5 / 2 is no great gain
+        (nn.Conv2d(16, 2, 3, padding=1), (8, 8), 4, 4),
+        (nn.Conv2d(16, 4, 3, padding=1), (16, 16), 4, 2),
+        (nn.Conv2d(16, 4, 3, padding=1), (4, 4), 4, 2),
+        (nn.Conv2d(16, 4, 3, padding=1), (6, 8), 2, 2),
+        (nn.Conv2d(16, 4, 3, padding=1), (33, 32), 1, 1),
+        (nn.Conv2d(16, 4, 3, stride=2, padding=1), (32, 32), 4, 1),  # 9 / 4 in place of 3; 5 / 2 is no great gain
+        (nn.Conv2d(16, 8, 3, stride=2, padding=1), (32, 32), 1, 1),
         (nn.Conv2d(16, 4, 1), (32, 32), 1, 1),  # its zeros cost as much as is gained
         (nn.Conv2d(4, 4, 3, padding=1, groups=4), (32, 32), 1, 1),
     ],
     ids=str,
 )
-def test_how_many_pixels_are_joined(convolution: nn.Conv2d, size: Size, by_16: int, by_8: int) -> None:
-    assert [pixels_to_join(convolution, size, lanes) for lanes in (16, 8, 1)] == [by_16, by_8, 1]
+def test_how_many_rows_are_joined(convolution: nn.Conv2d, size: Size, by_16: int, by_8: int) -> None:
+    assert [rows_to_join(convolution, size, lanes) for lanes in (16, 8, 1)] == [by_16, by_8, 1]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +143,7 @@ def test_lanes_of_processors(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: vectors == "avx512")
     monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: vectors != "none")
-    assert [convolution_module._lanes(dtype) for dtype in (torch.float32, torch.bfloat16)] == [float32, bfloat16]
+    assert [convolution_module.lanes(dtype) for dtype in (torch.float32, torch.bfloat16)] == [float32, bfloat16]
 
 
 class TestFusedConvolution:
@@ -131,7 +151,7 @@ class TestFusedConvolution:
 
     @pytest.fixture(autouse=True)
     def _lanes(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr(convolution_module, "_lanes", lambda dtype: 16)
+        monkeypatch.setattr(convolution_module, "lanes", lambda dtype: 16)
         yield
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -169,7 +189,7 @@ class TestFusedConvolution:
         assert actual.is_contiguous(memory_format=torch.channels_last)
         assert disposable or torch.equal(other, kept)
 
-    @pytest.mark.parametrize(("size", "shape"), [(2, "linear"), (16, "joined"), (8, None)])
+    @pytest.mark.parametrize(("size", "shape"), [(2, "linear"), (16, "joined"), (9, None)])
     def test_it_takes_that_shape(self, monkeypatch: pytest.MonkeyPatch, size: int, shape: str | None) -> None:
         taken = []
         for module, name, function in (
