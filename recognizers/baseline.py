@@ -149,12 +149,7 @@ class Baseline:
     @property
     def reward(self) -> tuple[Tensor, ...]:
         """The images of the reward split in batches of nearly equal size, as the network takes them."""
-        images = self._reward_inputs()
-        batches, pairs = max(1, round(len(images) / self.batch_size)), len(images) // 2
-        if batches > pairs:
-            return images.tensor_split(batches)
-        # Of even numbers, but for the last one: the engine can take images in pairs.
-        return images.tensor_split([2 * (pairs * batch // batches) for batch in range(1, batches)])
+        return even_batches(self._reward_inputs(), self.batch_size)
 
     def calibration(self, count: int) -> Tensor:
         """A fixed seeded subset of ``count`` training images, as the network takes them, ``[count, C, H, W]``."""
@@ -290,6 +285,19 @@ class Memo:
 
     def __len__(self) -> int:
         return len(self._figures)
+
+
+def even_batches(images: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """Batches of nearly equal size, of even numbers but for the last one: the engine can take images in pairs.
+
+    Args:
+        images: ``[N, ...]``.
+        batch_size: about as many in each; where that is less than two, or there are not as many, batches may be odd.
+    """
+    batches, pairs = max(1, round(len(images) / batch_size)), len(images) // 2
+    if batches > pairs:
+        return images.tensor_split(batches)
+    return images.tensor_split([2 * (pairs * batch // batches) for batch in range(1, batches)])
 
 
 def _cache_bytes() -> int:

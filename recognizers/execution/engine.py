@@ -130,7 +130,7 @@ class Engine(Subject):
 
     @cached_property
     def chain(self) -> Sequence[nn.Module]:
-        """Stages, where they train as the network does; in float32 the network, whose gradients these are to the bit."""
+        """Stages, where they train as the network does; not in float32, whose results are the network's to the bit."""
         graphs = [stage.graph for stage in self._baseline.stages if stage.graph is not None]
         gains = self._pairs and self._baseline.dtype == torch.bfloat16
         if not (gains and graphs and trains_as_it_infers(self._baseline.network)):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reference import few
 from torch import nn
 
-from recognizers.baseline import Baseline, Memo
+from recognizers.baseline import Baseline, Memo, even_batches
 from recognizers.compaction import compact
 from recognizers.data import Normalization, Splits
 from recognizers.errors import ConfigurationError
@@ -84,8 +84,20 @@ class TestImages:
         images = baseline.splits.reward.images
         sizes = [len(batch) for batch in baseline.reward]
         assert len(sizes) == round(len(images) / 100) > 1
-        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) - min(sizes) <= 3
         assert torch.equal(torch.cat(baseline.reward), baseline.normalization.normalize(images))
+
+    @given(count=st.integers(1, 60), batch_size=st.integers(1, 70))
+    def test_batches_are_even_and_nearly_equal(self, count: int, batch_size: int) -> None:
+        images = torch.arange(count)
+        batches = even_batches(images, batch_size)
+        sizes = [len(batch) for batch in batches]
+        assert torch.equal(torch.cat(batches), images)
+        assert len(sizes) == max(1, round(count / batch_size))
+        assert min(sizes) > 0
+        assert max(sizes) - min(sizes) <= 3
+        if 2 * len(sizes) <= count:
+            assert not any(size % 2 for size in sizes[:-1])
 
     @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
     def test_are_of_the_type_that_is_computed_in(self, trained: nn.Module, digits: Data, precision: str) -> None:

@@ -18,6 +18,7 @@ from recognizers.baseline import Baseline
 from recognizers.compaction import compact
 from recognizers.data import Normalization, Splits
 from recognizers.evaluation import accuracy, predict
+from recognizers.execution import engine as engine_module
 from recognizers.recognizer import Recognizer, Snapshot
 from recognizers.recovery import BatchNormRecovery, FinetuneRecovery, NoRecovery, Recovery, recalibrate
 
@@ -274,6 +275,43 @@ class TestOddNetworks:
         images, normalization = recognizer.splits.reward.images, recognizer.normalization
         _assert_close(recognizer.logits(), predict(baseline.network, images, normalization, precision="float32"))
         assert recognizer.probe([np.array([], dtype=np.int64)]) == [recognizer.accuracy()]
+
+
+class TestTraining:
+    """What a recovery trains: the network, or in bfloat16 stages that take images in pairs."""
+
+    @pytest.fixture(autouse=True)
+    def _vectors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engine_module, "lanes", lambda dtype: 16)
+
+    @pytest.mark.parametrize(
+        ("network", "precision", "by_stages"),
+        [("chain", "bfloat16", True), ("chain", "float32", False), ("data dependent", "bfloat16", False)],
+    )
+    def test_what_is_trained(self, make_baseline: MakeBaseline, network: str, precision: str, by_stages: bool) -> None:
+        build = {**NETWORKS, "data dependent": odd_networks.DataDependent}[network]
+        recognizer = Recognizer(make_baseline(build, precision=precision))
+        engine = recognizer._engine
+        assert (engine.chain != [engine.network]) == by_stages
+        recognizer.zero_out(random_units(recognizer.table, recognizer.mask, np.random.default_rng(0)))
+        parameters = {id(parameter) for module in engine.chain for parameter in module.parameters()}
+        assert by_stages or parameters == {id(parameter) for parameter in engine.network.parameters()}
+
+    @pytest.mark.parametrize("lanes", [16, 1])
+    def test_stages_train_the_weights_that_a_mask_leaves(
+        self, make_baseline: MakeBaseline, monkeypatch: pytest.MonkeyPatch, lanes: int
+    ) -> None:
+        monkeypatch.setattr(engine_module, "lanes", lambda dtype: lanes)
+        recognizer = Recognizer(
+            make_baseline(NETWORKS["residual"], precision="bfloat16"), recovery=RECOVERIES["finetune"]
+        )
+        for seed in range(2):
+            recognizer.zero_out(random_units(recognizer.table, recognizer.mask, np.random.default_rng(seed)))
+            before = {name: value.clone() for name, value in recognizer._engine.network.named_parameters()}
+            recognizer.recover(_generator(seed))
+            for name, value in recognizer._engine.network.named_parameters():
+                assert value.shape == before[name].shape
+                assert not torch.equal(value, before[name]), name
 
 
 class Counting(TorchFunctionMode):

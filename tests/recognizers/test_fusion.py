@@ -162,6 +162,27 @@ class TestPatterns:
             stage(features)
         assert torch.equal(features, before)
 
+    def test_shortcuts_that_do_nothing_are_not_called(self, enliven: Enliven) -> None:
+        """They would hide that a summand is the stage's own input."""
+        network = enliven(zoo.create("resnet20", classes=10, in_channels=3), _images(batch=16))
+        fused = _fused(network, _images())
+        assert "Identity" not in _operations(fused)
+        features = _images(channels=16)
+        with torch.no_grad():
+            expected = network.layer1[0](features)
+            result = fused[1](features, disposable=True)
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+        assert result.data_ptr() == features.data_ptr()
+
+    def test_shortcuts_with_hooks_are_called(self, enliven: Enliven) -> None:
+        network, seen = enliven(zoo.create("resnet20", classes=10, in_channels=3), _images(batch=16)), list[int]()
+        network.layer1[0].shortcut.register_forward_hook(lambda *_: seen.append(1))
+        fused = _fused(network, _images())
+        seen.clear()
+        with torch.no_grad():
+            fused(_images())
+        assert seen == [1]
+
     @pytest.mark.parametrize("name", GRAPHS)
     def test_disposable_inputs_give_the_same(self, name: str, enliven: Enliven, onednn: None) -> None:
         network = enliven(Graph(GRAPHS[name][0]), _images(batch=16))

@@ -253,6 +253,20 @@ class TestSgdSteps:
         assert_same(outcomes[0], outcomes[1])
         assert not torch.equal(outcomes[0]["linear.weight"], outcomes[2]["linear.weight"])
 
+    def test_a_chain_is_called_in_place_of_the_network(self, small: tuple[Splits, Normalization]) -> None:
+        splits, normalization = small
+        outcomes = []
+        for chained in (False, True):
+            network = small_network()
+            chain = list(network.children()) if chained else None
+            if chained:
+                network.forward = None  # type: ignore[assignment]
+            generator = torch.Generator().manual_seed(0)
+            options = {**self.OPTIONS, "chain": chain}
+            sgd_steps(network, *splits.train, normalization, steps=2, generator=generator, **options)
+            outcomes.append(weights(network))
+        assert_same(*outcomes)
+
     def test_no_steps_change_nothing(self, small: tuple[Splits, Normalization]) -> None:
         network = small_network()
         before = weights(network)
