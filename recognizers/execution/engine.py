@@ -19,6 +19,7 @@ from recognizers.evaluation import Precision, autocast
 from recognizers.execution.convolution import lanes
 from recognizers.execution.fusion import fuse
 from recognizers.execution.in_place import in_place
+from recognizers.execution.pairing import Layout
 from recognizers.execution.passes import Boundaries, Keys, StagedPass, choose_boundaries
 from recognizers.execution.stages import trains_as_it_infers
 from recognizers.execution.trained import trained
@@ -135,7 +136,8 @@ class Engine(Subject):
         gains = self._pairs and self._baseline.dtype == torch.bfloat16
         if not (gains and graphs and trains_as_it_infers(self._baseline.network)):
             return [self.network]
-        return [trained(graph, self.network) for graph in graphs]
+        layout = Layout()
+        return [trained(graph, self.network, layout) for graph in graphs]
 
     @property
     def train(self) -> Examples:
@@ -310,12 +312,13 @@ class Engine(Subject):
     def _made(self, make: Callable[..., nn.Module]) -> list[nn.Module]:
         """Stages that run the network; a network without a graph runs itself."""
         module, versions, dtype = self._compact.module, self._compact.versions, self._baseline.dtype
+        layout = Layout() if self._pairs else None
 
         def version(paths: tuple[str, ...]) -> object:
             return [versions[path] for path in paths]
 
         return [
-            module if stage.graph is None else make(stage.graph, module, version, dtype, pairs=self._pairs)
+            module if stage.graph is None else make(stage.graph, module, version, dtype, layout)
             for stage in self._baseline.stages
         ]
 

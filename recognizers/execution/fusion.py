@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from recognizers.execution.convolution import FusedConvolution
 from recognizers.execution.pairing import (
+    Layout,
     PairedConvolution,
     PairedPool,
     before_conversions,
@@ -31,7 +32,7 @@ _CONVOLUTIONS = (FusedConvolution, PairedConvolution)
 
 
 def fuse(
-    graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dtype, *, pairs: bool = False
+    graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dtype, layout: Layout | None = None
 ) -> fx.GraphModule:
     """A stage for inference: its convolutions take over the batch norms, sums and ReLUs behind them.
 
@@ -43,11 +44,11 @@ def fuse(
         network: that the graph's paths belong to, in evaluation mode.
         version: of its modules.
         dtype: for the convolutions to compute in.
-        pairs: whether images may be paired (see :mod:`recognizers.execution.pairing`), in the features that it takes
-            and hands on, too; where all images have the size that the graph tells.
+        layout: that the stage before hands on, then that of this one, where images may be paired (see
+            :mod:`recognizers.execution.pairing`); all must have the size that the graph tells.
     """
     result = without_identities(graph, network)
-    modules = replace_pools(result, called_modules(result, network), pairs=pairs)
+    modules = replace_pools(result, called_modules(result, network), layout)
     attributes = read_attributes(result, network)
     for node in list(result.nodes):
         if not is_fusible(modules, node):
@@ -61,7 +62,7 @@ def fuse(
         if (follower := only_user(fused[-1])) and is_relu(modules, follower):
             fused, relu = [*fused, follower], True
         name = f"fused_{node.name}"
-        width = node.all_input_nodes[0].meta["shape"][-1] if pairs else None
+        width = node.all_input_nodes[0].meta["shape"][-1] if layout else None
         modules[name] = fused_convolution(network, paths, version, dtype, relu=relu, width=width)
         with result.inserting_after(fused[-1]):
             replacement = result.call_module(name, (node.args[0], other) if other else (node.args[0],))
@@ -69,8 +70,8 @@ def fuse(
         fused[-1].replace_all_uses_with(replacement)
         for replaced in reversed(fused):
             result.erase_node(replaced)
-    if pairs:
-        pair_images(result, modules)
+    if layout:
+        pair_images(result, modules, layout)
     _tell_disposable(result, modules)
     return fx.GraphModule({**modules, **attributes}, result)
 
@@ -103,8 +104,14 @@ def _tell_disposable(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
             node.args = (*node.args, disposable if other is features else True)
 
 
-def pair_images(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
-    """Pair the images for the convolutions of a graph that gain by it, given the ``modules`` that it calls."""
+def pair_images(graph: fx.Graph, modules: dict[str, nn.Module], layout: Layout) -> None:
+    """Pair the images for the convolutions of a graph that gain by it; see :func:`pair_where`.
+
+    Args:
+        graph: of a stage.
+        modules: that it calls.
+        layout: of what the stage is given; afterwards, of what it hands on.
+    """
 
     def called(node: fx.Node) -> nn.Module | None:
         return modules.get(str(node.target)) if node.op == "call_module" else None
@@ -121,7 +128,7 @@ def pair_images(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
             return module.takes_pairs
         return is_norm(modules, node) or is_relu(modules, node) or is_sum_of_maps(node) or _joins_channels(node)
 
-    pair_where(graph, gains, keeps)
+    pair_where(graph, gains, keeps, layout)
 
 
 def is_sum_of_maps(node: fx.Node) -> bool:
@@ -171,14 +178,14 @@ def called_modules(graph: fx.Graph, network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def replace_pools(graph: fx.Graph, modules: dict[str, nn.Module], *, pairs: bool) -> dict[str, nn.Module]:
+def replace_pools(graph: fx.Graph, modules: dict[str, nn.Module], layout: Layout | None) -> dict[str, nn.Module]:
     """The ``modules`` that a graph calls, by their paths, with plain max poolings as :class:`MaximumPool`."""
     replaced = dict(modules)
     for path, module in modules.items():
         if is_plain_pool(module) and not is_hooked(module):
             reads = [read for node in graph.nodes if str(node.target) == path for read in node.all_input_nodes]
             rectified = all(is_relu(modules, read) for read in reads)
-            replaced[path] = MaximumPool(module, rectified=rectified, width=common_width(reads) if pairs else None)
+            replaced[path] = MaximumPool(module, rectified=rectified, width=common_width(reads) if layout else None)
     return replaced
 
 

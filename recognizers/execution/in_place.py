@@ -18,11 +18,12 @@ from recognizers.execution.fusion import (
     replace_pools,
     without_identities,
 )
+from recognizers.execution.pairing import Layout
 from recognizers.execution.wide_norm import normalise_in_place
 
 
 def in_place(
-    graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dtype, *, pairs: bool = False
+    graph: fx.Graph, network: nn.Module, version: Version, dtype: torch.dtype, layout: Layout | None = None
 ) -> fx.GraphModule:
     """A stage that computes what its graph says, with fewer tensors: a pass over memory in cache is a fast one.
 
@@ -31,15 +32,15 @@ def in_place(
         network: that the graph's paths belong to.
         version: of its modules.
         dtype: for the convolutions to compute in.
-        pairs: see :func:`recognizers.execution.fusion.fuse`.
+        layout: see :func:`recognizers.execution.fusion.fuse`.
     """
     result = without_identities(graph, network)
-    modules = replace_pools(result, called_modules(result, network), pairs=pairs)
+    modules = replace_pools(result, called_modules(result, network), layout)
     for node in [node for node in result.nodes if is_fusible(modules, node)]:
-        width = node.all_input_nodes[0].meta["shape"][-1] if pairs else None
+        width = node.all_input_nodes[0].meta["shape"][-1] if layout else None
         modules[str(node.target)] = fused_convolution(network, (str(node.target),), version, dtype, width=width)
-    if pairs:
-        pair_images(result, modules)
+    if layout:
+        pair_images(result, modules, layout)
     for node in list(result.nodes):
         if not is_norm(modules, node):
             continue

@@ -6,10 +6,12 @@ side, pixel by pixel: ``[N, C, H, W]`` as ``[N / 2, C, H, 2 W]``, where column `
 ``n + i N / 2``. Whatever looks at single pixels works on that as it is, a convolution with its columns twice as far
 apart, and a pooling on the view that has both images' channels in one pixel.
 
-Layouts are told apart by their width, so whatever may not be paired (a batch of an odd number) goes through as it is.
+Which nodes of a stage are given pairs is settled when it is made. A batch of an odd number goes through as it is: of
+what may be paired the width tells whether it was.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -125,14 +127,27 @@ class PairedPool(nn.Module):
         return pooled(pool, features, self._width)
 
 
-def pair_where(graph: fx.Graph, gains: Callable[[fx.Node], bool], keeps: Callable[[fx.Node], bool]) -> None:
+@dataclass
+class Layout:
+    """That of the maps which the stages of a chain hand on, as they are made one after the other.
+
+    Attributes:
+        paired: whether the stage made last hands on pairs, where batches are of an even number.
+    """
+
+    paired: bool = False
+
+
+def pair_where(
+    graph: fx.Graph, gains: Callable[[fx.Node], bool], keeps: Callable[[fx.Node], bool], layout: Layout
+) -> None:
     """Pair the images for those nodes of a graph that gain by it.
 
     Args:
-        graph: of a stage. Its nodes know their ``shape``, that of single images. Afterwards its input may come in
-            either layout, and its output may have either.
+        graph: of a stage. Its nodes know their ``shape``, that of single images.
         gains: whether a node is to be given pairs.
         keeps: whether a node can do with pairs what it does without, so that what is paired may stay so.
+        layout: of what the stage is given; afterwards, of what it hands on.
     """
     paired: dict[fx.Node, bool] = {}
     conversions: dict[tuple[fx.Node, bool], fx.Node] = {}
@@ -146,20 +161,16 @@ def pair_where(graph: fx.Graph, gains: Callable[[fx.Node], bool], keeps: Callabl
         return conversions[node, pairs]
 
     for node in list(graph.nodes):
-        if node.op == "output":  # is handed on as it is
-            continue
-        if node.op == "placeholder" and is_map(node):
-            paired[node] = any(map(gains, node.users))
-            conversion = converted(node, paired[node])  # whichever it comes in
-            node.replace_all_uses_with(conversion, delete_user_cb=lambda user, new=conversion: user is not new)
-            paired[conversion] = paired[node]
-            continue
         reads = [read for read in node.all_input_nodes if is_map(read) and read.op != "get_attr"]
-        pairs = gains(node) or (keeps(node) and any(paired[read] for read in reads))
-        paired[node] = pairs
-        for read in reads:
-            if paired[read] != pairs:
-                node.replace_input_with(read, converted(read, pairs))
+        if node.op == "placeholder":
+            paired[node] = layout.paired
+        elif node.op == "output":  # is handed on as it is
+            layout.paired = any(paired[read] for read in reads)
+        else:
+            pairs = paired[node] = gains(node) or (keeps(node) and any(paired[read] for read in reads))
+            for read in reads:
+                if paired[read] != pairs:
+                    node.replace_input_with(read, converted(read, pairs))
 
 
 def is_map(node: fx.Node) -> bool:

@@ -21,17 +21,18 @@ from recognizers.execution.fusion import (
     without_identities,
 )
 from recognizers.execution.in_place import rectify
-from recognizers.execution.pairing import PairedConvolution, PairedPool
+from recognizers.execution.pairing import Layout, PairedConvolution, PairedPool
 from recognizers.execution.pooling import is_plain_pool
 
 
-def trained(graph: fx.Graph, network: nn.Module) -> fx.GraphModule:
+def trained(graph: fx.Graph, network: nn.Module, layout: Layout) -> fx.GraphModule:
     """A stage that computes what its graph says, with gradients, in less time.
 
     Args:
         graph: of the stage; left unchanged. Its nodes know their ``shape``, which the images must have. It reads no
             tensors but by calling modules.
         network: that the graph's paths belong to; its modules are called.
+        layout: see :func:`recognizers.execution.fusion.fuse`.
     """
     result = without_identities(graph, network)
     modules = called_modules(result, network)
@@ -47,7 +48,7 @@ def trained(graph: fx.Graph, network: nn.Module) -> fx.GraphModule:
             modules[path] = PairedConvolution(module, width)
         elif is_plain_pool(module) and not is_hooked(module):
             modules[path] = PairedPool(module, width)
-    pair_images(result, modules)
+    pair_images(result, modules, layout)
     for node in in_place:
         node.op, node.target, node.kwargs = "call_function", rectified, {}
     return fx.GraphModule(modules, result)

@@ -307,7 +307,7 @@ class TestTraining:
         )
         for seed in range(2):
             recognizer.zero_out(random_units(recognizer.table, recognizer.mask, np.random.default_rng(seed)))
-            before = {name: value.clone() for name, value in recognizer._engine.network.named_parameters()}
+            before = {name: value.detach().clone() for name, value in recognizer._engine.network.named_parameters()}
             recognizer.recover(_generator(seed))
             for name, value in recognizer._engine.network.named_parameters():
                 assert value.shape == before[name].shape

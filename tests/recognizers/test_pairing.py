@@ -17,6 +17,7 @@ from recognizers.compaction import make_plain
 from recognizers.execution.fusion import fuse
 from recognizers.execution.in_place import in_place
 from recognizers.execution.pairing import (
+    Layout,
     PairedConvolution,
     PairedPool,
     before_conversions,
@@ -154,19 +155,20 @@ class TestStages:
         network = enliven(Graph(GRAPHS[name][0]), _images(batch=16))
         stem, stage = _stages(network, _images())
         assert stage.graph is not None
-        fused = fuse(stage.graph, network, lambda _: "same", dtype, pairs=True)
         tolerance = 6e-2 if dtype == torch.bfloat16 else 1e-4
         with torch.no_grad():
             features = stem.module(network)(_images(batch=batch)).to(dtype).float()
             expected = stage.module(network)(features)
             given_features = features.to(dtype).contiguous(memory_format=torch.channels_last)
-            for layout in (given_features, pair(given_features, 8)):
-                before = layout.clone()
+            for paired in (False, True):
+                fused = fuse(stage.graph, network, lambda _: "same", dtype, Layout(paired))
+                taken = pair(given_features, 8) if paired else given_features
+                before = taken.clone()
                 for disposable in (False, True):
-                    actual = fused(layout.clone() if disposable else layout, disposable=disposable)
+                    actual = fused(taken.clone() if disposable else taken, disposable=disposable)
                     actual = _unpaired(actual, stage).float()
                     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-                assert torch.equal(layout, before)
+                assert torch.equal(taken, before)
 
     @pytest.mark.parametrize("batch", [6, 5])
     @pytest.mark.parametrize("name", GRAPHS)
@@ -176,19 +178,20 @@ class TestStages:
         other = copy.deepcopy(network)
         stem, stage = _stages(network, _images())
         assert stage.graph is not None
-        fast = in_place(stage.graph, network, lambda _: "same", torch.float32, pairs=True)
         with torch.inference_mode():
             features = stem.module(network)(_images(batch=batch))
             with recalibrating(batch_norms(other.modules())):
                 expected = stage.module(other)(features)
-            for layout in (features, pair(features, 8)):
-                before = layout.clone()
+            for paired in (False, True):
+                fast = in_place(stage.graph, network, lambda _: "same", torch.float32, Layout(paired))
+                taken = pair(features, 8) if paired else features
+                before = taken.clone()
                 with recalibrating(batch_norms(network.modules())):
-                    actual = _unpaired(fast(layout), stage)
+                    actual = _unpaired(fast(taken), stage)
                 torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
                 for buffer, right in zip(network.buffers(), other.buffers(), strict=True):
                     torch.testing.assert_close(buffer, right, rtol=1e-4, atol=1e-4)
-                assert torch.equal(layout, before)
+                assert torch.equal(taken, before)
 
     @pytest.mark.parametrize("architecture", ["vgg16_bn", "resnet20", "mobilenet_v2", "densenet121"])
     @pytest.mark.parametrize("batch", [4, 3])
@@ -196,11 +199,11 @@ class TestStages:
         network = make_plain(zoo.create(architecture, classes=10, in_channels=3))
         network = enliven(network, _images(size=32, batch=16))
         images = _images(size=32, batch=batch)
-        features, converted = images, list[str]()
+        features, converted, layout = images, list[str](), Layout()
         with torch.no_grad():
             for stage in _stages(network, images):
                 assert stage.graph is not None
-                fused = fuse(stage.graph, network, lambda _: "same", torch.float32, pairs=True)
+                fused = fuse(stage.graph, network, lambda _: "same", torch.float32, layout)
                 features = fused(features)
                 converted += _layouts(fused)
             torch.testing.assert_close(features, network(images), rtol=1e-3, atol=1e-3)
@@ -208,16 +211,17 @@ class TestStages:
 
     def test_a_residual_network_stays_paired_within_its_resolutions(self) -> None:
         network = make_plain(zoo.create("resnet20", classes=10, in_channels=3)).eval()
-        layouts = []
+        layouts, layout = [], Layout()
         for stage in _stages(network, _images(size=32)):
             assert stage.graph is not None
-            layouts.append(_layouts(fuse(stage.graph, network, lambda _: "same", torch.float32, pairs=True)))
+            layouts.append(_layouts(fuse(stage.graph, network, lambda _: "same", torch.float32, layout)))
         # Stem and three blocks; twice a block that halves the maps (of its two branches) and two others, the last of
         # which is pooled; the classifier.
         halving = ["pair", "pair", "unpair"]
-        assert [sorted(part) for part in layouts[:4]] == [["pair"]] * 4
-        assert [sorted(part) for part in layouts[4:9]] == [halving, ["pair"], ["pair"], halving, ["pair"]]
-        assert layouts[9:] == [["pair", "unpair"], []]
+        assert layouts[:4] == [["pair"], [], [], []]
+        assert [sorted(part) for part in layouts[4:9]] == [halving, [], [], halving, []]
+        assert layouts[9:] == [["unpair"], []]
+        assert not layout.paired
 
     def test_without_leave_nothing_is_paired(self) -> None:
         network = make_plain(zoo.create("resnet20", classes=10, in_channels=3)).eval()
@@ -230,7 +234,7 @@ class TestStages:
         network = enliven(Graph(GRAPHS["one behind the other"][0]), _images(batch=16))
         _, stage = _stages(network, _images())
         assert stage.graph is not None
-        fused = fuse(stage.graph, network, lambda _: "same", torch.float32, pairs=True)
+        fused = fuse(stage.graph, network, lambda _: "same", torch.float32, Layout(paired=True))
         features = pair(torch.randn(6, 6, 8, 8).contiguous(memory_format=torch.channels_last), 8)
         with torch.no_grad():
             for disposable in (False, True):
@@ -241,9 +245,9 @@ class TestStages:
 def test_other_batches_in_between(enliven: Enliven) -> None:
     """The last batch of a pass may be odd."""
     network = enliven(zoo.create("convnet", classes=10, in_channels=3, widths=[5, 6]), _images(batch=16))
-    stages = _stages(network, _images())
+    stages, layout = _stages(network, _images()), Layout()
     fused = [
-        fuse(stage.graph, network, lambda _: "same", torch.float32, pairs=True)
+        fuse(stage.graph, network, lambda _: "same", torch.float32, layout)
         for stage in stages
         if stage.graph is not None
     ]

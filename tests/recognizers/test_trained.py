@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from recognizers import zoo
 from recognizers.compaction import make_plain
-from recognizers.execution.pairing import pair
+from recognizers.execution.pairing import Layout, pair
 from recognizers.execution.stages import cut, trains_as_it_infers
 from recognizers.execution.trained import rectified, trained
 
@@ -27,7 +27,8 @@ def _images(size: int = 8, batch: int = 6, channels: int = 3) -> Tensor:
 def _chain(network: nn.Module, images: Tensor) -> nn.Sequential:
     stages = cut(network.eval(), images[:2])
     network.train()
-    return nn.Sequential(*(trained(stage.graph, network) for stage in stages if stage.graph is not None))
+    layout = Layout()
+    return nn.Sequential(*(trained(stage.graph, network, layout) for stage in stages if stage.graph is not None))
 
 
 def _assert_same(network: nn.Module, images: Tensor, tolerance: float) -> None:
