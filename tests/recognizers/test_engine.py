@@ -307,6 +307,7 @@ class TestTraining:
         )
         for seed in range(2):
             recognizer.zero_out(random_units(recognizer.table, recognizer.mask, np.random.default_rng(seed)))
+            recognizer.logits()  # slicing is put off until it is needed
             before = {name: value.detach().clone() for name, value in recognizer._engine.network.named_parameters()}
             recognizer.recover(_generator(seed))
             for name, value in recognizer._engine.network.named_parameters():
