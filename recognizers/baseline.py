@@ -23,7 +23,7 @@ from recognizers.data import Examples, Normalization, Splits
 from recognizers.dependency import build_unit_table
 from recognizers.errors import ConfigurationError
 from recognizers.evaluation import Precision, accuracy, predict, resolve_precision, to_inputs
-from recognizers.execution.stages import Stage, cut
+from recognizers.execution.stages import Stage, cut, trains_as_it_infers
 from recognizers.masks import weights_sha256
 from recognizers.preparation import Provenance
 from recognizers.reconstruction.consumers import Consumer, consumers
@@ -116,6 +116,11 @@ class Baseline:
                 "registered with recognizers.zoo.register_architecture"
             )
         return self._blueprint
+
+    @cached_property
+    def trains_by_stages(self) -> bool:
+        """Whether its stages, one after the other, do what the network does in training, too."""
+        return all(stage.graph is not None for stage in self.stages) and trains_as_it_infers(self.network)
 
     @cached_property
     def original_cost(self) -> Cost:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recognizers.execution.pairing import paired_geometry
+from recognizers.execution.pairing import images_of, paired_geometry
 from recognizers.execution.reshaping import (
     Size,
     is_linear_faster,
@@ -82,7 +82,7 @@ class FusedConvolution(nn.Module):
         convolution, norm = self._read
         weight, bias = (convolution.weight, convolution.bias) if norm is None else folded(convolution, norm)
         weight, bias = weight.detach().to(self._dtype), None if bias is None else bias.detach()
-        images = 1 if self._width is None else features.shape[3] // self._width
+        images = images_of(features, self._width)
         size = features.shape[2], features.shape[3] // images
         if not runs_on_onednn(features):
             return self._plain(weight, bias, images)
@@ -97,8 +97,7 @@ class FusedConvolution(nn.Module):
         """By PyTorch's operations."""
         weight = weight.contiguous(memory_format=torch.channels_last)
         bias = None if bias is None else bias.to(self._dtype)
-        convolution, _ = self._read
-        padding, stride, dilation, groups = paired_geometry(convolution, images)
+        padding, stride, dilation, groups = paired_geometry(self.convolution, images)
 
         def convolve(features: Tensor, other: Tensor | None, disposable: bool) -> Tensor:
             return self._finished(functional.conv2d(features, weight, bias, stride, padding, dilation, groups), other)
@@ -107,8 +106,7 @@ class FusedConvolution(nn.Module):
 
     def _linear(self, weight: Tensor, bias: Tensor | None, size: Size) -> Convolve:
         """As a product of matrices."""
-        convolution, _ = self._read
-        product = linear_map(convolution, weight, None if bias is None else bias.to(self._dtype), size)
+        product = linear_map(self.convolution, weight, None if bias is None else bias.to(self._dtype), size)
 
         def convolve(features: Tensor, other: Tensor | None, disposable: bool) -> Tensor:
             return self._finished(product(features), other)
@@ -117,8 +115,7 @@ class FusedConvolution(nn.Module):
 
     def _fused(self, weight: Tensor, bias: Tensor | None, features: Tensor, images: int, rows: int) -> Convolve:
         """By oneDNN, ``images`` images side by side, ``rows`` rows as one."""
-        convolution, _ = self._read
-        padding, (step, along), dilation, groups = paired_geometry(convolution, images)
+        padding, (step, along), dilation, groups = paired_geometry(self.convolution, images)
         if rows > 1:
             weight = joined(weight, stride=step, rows=rows)
             bias = None if bias is None else bias.repeat(rows)

@@ -21,7 +21,6 @@ from recognizers.execution.fusion import fuse
 from recognizers.execution.in_place import in_place
 from recognizers.execution.pairing import Layout
 from recognizers.execution.passes import Boundaries, Keys, StagedPass, choose_boundaries
-from recognizers.execution.stages import trains_as_it_infers
 from recognizers.execution.trained import trained
 from recognizers.reconstruction.downdate import Downdates
 from recognizers.reconstruction.recipe import Recipe
@@ -132,12 +131,10 @@ class Engine(Subject):
     @cached_property
     def chain(self) -> Sequence[nn.Module]:
         """Stages, where they train as the network does; not in float32, whose results are the network's to the bit."""
-        graphs = [stage.graph for stage in self._baseline.stages if stage.graph is not None]
-        gains = self._pairs and self._baseline.dtype == torch.bfloat16
-        if not (gains and graphs and trains_as_it_infers(self._baseline.network)):
+        baseline, layout = self._baseline, Layout()
+        if not (self._pairs and baseline.dtype == torch.bfloat16 and baseline.trains_by_stages):
             return [self.network]
-        layout = Layout()
-        return [trained(graph, self.network, layout) for graph in graphs]
+        return [trained(stage.graph, self.network, layout) for stage in baseline.stages if stage.graph is not None]
 
     @property
     def train(self) -> Examples:

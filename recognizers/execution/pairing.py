@@ -69,9 +69,14 @@ def paired_geometry(convolution: nn.Conv2d, images: int) -> tuple[Size, Size, Si
     return (padding[0], padding[1] * images), stride, (dilation[0], dilation[1] * images), convolution.groups
 
 
+def images_of(features: Tensor, width: int | None) -> int:
+    """Images side by side in features of either layout; ``width`` is that of a single one, None where all are."""
+    return 1 if width is None else features.shape[3] // width
+
+
 def pooled(pool: Callable[[Tensor], Tensor], features: Tensor, width: int | None) -> Tensor:
     """What ``pool`` makes of features in either layout; ``width`` is that of a single image, None where all are."""
-    images = 1 if width is None else features.shape[3] // width
+    images = images_of(features, width)
     if images == 1:
         return pool(features)
     return split_pixels(pool(join_pixels(features, images)), images)  # the channels of both in one pixel
@@ -97,7 +102,7 @@ class PairedConvolution(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Convolve ``[N, C, H, W]``, or ``[N / 2, C, H, 2 W]``."""
         (convolution,) = self._called
-        images = features.shape[3] // self._width
+        images = images_of(features, self._width)
         if images == 1:
             return convolution(features)  # type: ignore[no-any-return]
         padding, stride, dilation, groups = paired_geometry(convolution, images)
