@@ -17,9 +17,10 @@ Columns of ``steps.csv`` whose names do not say it all; those in ``_s`` are seco
   was compared; ``max_accuracy_difference``: a fraction, at the worst step.
 """
 
+import itertools
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 
 import torch
@@ -58,7 +59,7 @@ def time_steps(
     steps = list(_shown(case, plan, play(env, naive, plan, seed=seed, naive_every=naive_every), times=True))
     memory = peak_memory()
     images = images_per_step(recognizer.recovery, len(recognizer.splits.reward.labels), len(recognizer.splits.train[1]))
-    first, last = (full_step(recognizer, plan, index, repeats) for index in (0, len(plan) - 1))
+    first, last = full_steps(recognizer, plan, (0, len(plan) - 1), repeats)
     naive_seconds = [step.naive for step in steps if step.naive is not None]
     naive_total, total = statistics.mean(naive_seconds) * len(steps), sum(step.total for step in steps)
     row: Row = {
@@ -119,22 +120,25 @@ def images_per_step(recovery: Recovery, reward: int, train: int) -> int:
     return reward + calibration
 
 
-def full_step(recognizer: Recognizer, plan: Plan, step: int, repeats: int) -> float:
-    """Median seconds of a step of the plan, counted from 0, with every memo and cache dropped before it.
+def full_steps(recognizer: Recognizer, plan: Plan, steps: Sequence[int], repeats: int) -> list[float]:
+    """Median seconds of steps of the plan, counted from 0, with every memo and cache dropped before each.
 
-    The recognizer arrives there from base weights in a single recovery: time depends on the mask, not on the values.
+    They are taken in turn, as others slow the machine down for minutes. The recognizer arrives at each from base
+    weights in a single recovery: time depends on the mask, not on the values. Before a step it measures, as it has in
+    an episode; else the step would pay for what the weights copied back have driven out of the processor's cache.
     """
-    units, seconds = plan.removed(step), []
-    for _ in range(repeats):
+    seconds: list[list[float]] = [[] for _ in steps]
+    for _, (step, taken) in itertools.product(range(repeats), zip(steps, seconds, strict=True)):
         recognizer.load_mask(plan.masks[step])
+        recognizer.accuracy("reward")
         recognizer.forget()
         generator = torch.Generator().manual_seed(0)
         started = time.perf_counter()
-        recognizer.zero_out(units)
+        recognizer.zero_out(plan.removed(step))
         recognizer.recover(generator)
         recognizer.accuracy("reward")
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+        taken.append(time.perf_counter() - started)
+    return [statistics.median(taken) for taken in seconds]
 
 
 def _shown(case: Case, plan: Plan, steps: Iterable[Step], *, times: bool) -> Iterator[Step]:

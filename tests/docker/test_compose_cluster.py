@@ -13,6 +13,8 @@ def cluster(machine: Machine) -> Machine:
     machine.until_it_works(machine.adapt(compose_check("head")), head)
     worker = machine.start(machine.adapt(compose_command("worker"), agent=1))
     machine.until_it_works(machine.adapt(compose_check("worker"), agent=1), worker)
+    # A node that has joined is in the head's status a few seconds later.
+    machine.until_it_works(["sh", "-c", "ray status | grep 'CPU$' | grep -F /3.0"], worker)
     return machine
 
 
