@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ray.experimental import internal_kv
 
 from recognizers.files import read_json
 from tests.benchmarks.faults import Nodes, temporary_files_of_ray
@@ -38,6 +39,7 @@ def wait(met: Callable[[], bool], process: subprocess.Popen[bytes], seconds: flo
 @pytest.mark.slow
 def test_it_says_what_is_missing_waits_and_goes_on(home: Path, small_flags: list[str]) -> None:
     log, learning = Path("errors.txt"), Path("run", "learning.jsonl")
+    asked = internal_kv.internal_kv_get_gcs_client()
     with (
         tempfile.TemporaryDirectory(prefix="nodes-", ignore_cleanup_errors=True) as directory,
         temporary_files_of_ray(directory),
@@ -61,6 +63,7 @@ def test_it_says_what_is_missing_waits_and_goes_on(home: Path, small_flags: list
         finally:
             process.kill()
             process.wait()
+    assert internal_kv.internal_kv_get_gcs_client() is asked  # of the Ray that this process may run
     said = log.read_text()
     assert re.search(r"Each needs 1 CPU\. Ray knows of \d nodes? with 0 of [01] CPU free", said)
     assert said.count("have been gone") == 1

@@ -22,6 +22,7 @@ from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
+from ray.experimental import internal_kv
 
 from agents.cluster import start_ray
 from agents.controller import ControllerTraining, load_controller
@@ -160,6 +161,8 @@ class Nodes:
     """Ray nodes on this machine: a head for the driver, and one per runner or learner."""
 
     def __init__(self, count: int) -> None:
+        # A head takes over what a process that runs Ray already asks for its registered environments, and more.
+        self._asked = internal_kv.internal_kv_get_gcs_client()
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         self._nodes = [self.add() for _ in range(count)]
 
@@ -169,6 +172,9 @@ class Nodes:
     def __exit__(self, *_: object) -> None:
         for node in reversed(self._cluster.list_all_nodes()):
             self._cluster.remove_node(node, allow_graceful=False)
+        internal_kv._internal_kv_reset()
+        if self._asked is not None:
+            internal_kv._initialize_internal_kv(self._asked)
 
     @property
     def address(self) -> str:
