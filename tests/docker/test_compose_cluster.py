@@ -14,7 +14,7 @@ def cluster(machine: Machine) -> Machine:
     worker = machine.start(machine.adapt(compose_command("worker"), agent=1))
     machine.until_it_works(machine.adapt(compose_check("worker"), agent=1), worker)
     # A node that has joined is in the head's status a few seconds later.
-    counted = "ray status --address 127.0.0.1:6379 | grep 'CPU$' | grep -F /3.0"
+    counted = "ray status --address 127.0.0.1:6379 | grep -F '/3.0 CPU'"
     machine.until_it_works(machine.adapt(["sh", "-c", counted]), worker)
     return machine
 
